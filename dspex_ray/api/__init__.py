@@ -1,0 +1,1 @@
+"""The control plane's HTTP app: mounts every room's routes."""

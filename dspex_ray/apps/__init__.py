@@ -1,0 +1,1 @@
+"""Ray Serve builders: the only place that declares deployments."""

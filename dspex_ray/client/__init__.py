@@ -1,0 +1,1 @@
+"""The Python SDK: async written, sync generated; light to import."""

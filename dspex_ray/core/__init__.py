@@ -1,0 +1,1 @@
+"""Values, errors, machines and clocks: no I/O, nothing but pydantic."""

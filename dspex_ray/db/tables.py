@@ -1,0 +1,480 @@
+"""The whole schema, in one readable file. Every table belongs to a project.
+
+Status columns change only through `db.move`. Rows that a person can edit have a `revision`
+(their ETag). Tables whose records arrive from spools are partitioned by day; the day derives
+from the record's UUIDv7.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+MONEY = Numeric(20, 12)  # USD; a token can cost 1e-8, a month 1e7
+TIME = DateTime(timezone=True)
+
+
+def _id() -> Column[object]:
+    return Column("id", UUID(as_uuid=True), primary_key=True)
+
+
+def _project() -> Column[object]:
+    return Column("project_id", UUID(as_uuid=True), ForeignKey("projects.id"), nullable=False)
+
+
+def _times() -> tuple[Column[object], Column[object]]:
+    return (
+        Column("created_at", TIME, nullable=False),
+        Column("updated_at", TIME, nullable=False),
+    )
+
+
+def _revision() -> Column[object]:
+    return Column("revision", Integer, nullable=False, server_default=text("1"))
+
+
+# --- the house -----------------------------------------------------------------------------
+
+projects = Table(
+    "projects",
+    metadata,
+    _id(),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created_at", TIME, nullable=False),
+)
+
+# One row. Every transaction that changes what the data plane reads adds 1, as its last statement.
+configuration = Table(
+    "configuration",
+    metadata,
+    Column("id", SmallInteger, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="one_row"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    _id(),
+    _project(),
+    Column("name", Text, nullable=False),
+    Column("prefix", Text, nullable=False, unique=True),  # loggable; finds the row
+    Column("hash", LargeBinary, nullable=False),  # SHA-256 of a 256-bit random secret
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("requests_per_minute", Integer),
+    Column("created_at", TIME, nullable=False),
+    Column("expires_at", TIME),
+    Column("revoked_at", TIME),
+    Index(
+        "uq_api_keys_live_name",
+        "project_id",
+        "name",
+        unique=True,
+        postgresql_where=text("revoked_at IS NULL"),
+    ),
+)
+
+# Written by every mutation, in its own transaction; secrets masked.
+audit_events = Table(
+    "audit_events",
+    metadata,
+    _id(),
+    _project(),
+    Column("at", TIME, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),  # "model.register", "split.put", ...
+    Column("resource_kind", Text, nullable=False),
+    Column("resource_id", Text, nullable=False),
+    Column("before", JSONB),
+    Column("after", JSONB),
+    Index("ix_audit_events_resource", "project_id", "resource_kind", "resource_id", "id"),
+)
+
+# Written by db.move: one row a transition.
+state_events = Table(
+    "state_events",
+    metadata,
+    _id(),
+    _project(),
+    Column("resource_kind", Text, nullable=False),
+    Column("resource_id", UUID(as_uuid=True), nullable=False),
+    Column("event", Text, nullable=False),
+    Column("from_state", Text, nullable=False),
+    Column("to_state", Text, nullable=False),
+    Column("at", TIME, nullable=False),
+    Column("actor", Text, nullable=False),
+    Index("ix_state_events_resource", "resource_kind", "resource_id", "id"),
+)
+
+# --- models --------------------------------------------------------------------------------
+
+models = Table(
+    "models",
+    metadata,
+    _id(),
+    _project(),
+    Column("name", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model_name", Text, nullable=False),
+    Column("api_key_ciphertext", LargeBinary),  # Fernet, key from settings
+    Column("api_key_env", Text),
+    Column("base_url", Text),
+    Column("config", JSONB, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("max_tokens", Integer),
+    Column("context_window", Integer),
+    Column("supports_functions", Boolean, nullable=False),
+    Column("supports_streaming", Boolean, nullable=False),
+    Column("requests_per_minute", Integer),
+    Column("timeout_s", Float, nullable=False),
+    Column("managed_by", Text),
+    _revision(),
+    *_times(),
+    UniqueConstraint("project_id", "name"),
+    CheckConstraint(
+        "status IN ('testing', 'available', 'deprecated', 'error')", name="status_known"
+    ),
+)
+
+# The price book: prices are added, never changed.
+model_prices = Table(
+    "model_prices",
+    metadata,
+    Column("model_id", UUID(as_uuid=True), ForeignKey("models.id", ondelete="CASCADE")),
+    Column("version", Integer),
+    _project(),
+    Column("prompt_usd_per_token", MONEY),  # null: unknown, which is not zero
+    Column("completion_usd_per_token", MONEY),
+    Column("cached_prompt_usd_per_token", MONEY),
+    Column("source", Text, nullable=False),
+    Column("effective_at", TIME, nullable=False),
+    UniqueConstraint("model_id", "version"),
+)
+
+# Fast-moving figures, apart from the slow row, so that they never bump its revision.
+model_stats = Table(
+    "model_stats",
+    metadata,
+    Column(
+        "model_id",
+        UUID(as_uuid=True),
+        ForeignKey("models.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    _project(),
+    Column("average_latency_ms", Float),
+    Column("recent_outcomes", Text, nullable=False, server_default=text("''")),  # '1' ok, '0' not
+    Column("last_health_check", TIME),
+    Column("consecutive_failed_checks", Integer, nullable=False, server_default=text("0")),
+    Column("consecutive_passed_checks", Integer, nullable=False, server_default=text("0")),
+    Column("calls_total", BigInteger, nullable=False, server_default=text("0")),
+)
+
+model_checks = Table(
+    "model_checks",
+    metadata,
+    _id(),
+    _project(),
+    Column(
+        "model_id", UUID(as_uuid=True), ForeignKey("models.id", ondelete="CASCADE"), nullable=False
+    ),
+    Column("at", TIME, nullable=False),
+    Column("ok", Boolean, nullable=False),
+    Column("latency_ms", Float, nullable=False),
+    Column("error_class", Text),
+    Column("message", Text),
+    Column("prompt_tokens", Integer),
+    Column("completion_tokens", Integer),
+    Column("cost_usd", MONEY),
+    Index("ix_model_checks_model_id_id", "model_id", "id"),
+)
+
+# --- programs ------------------------------------------------------------------------------
+
+programs = Table(
+    "programs",
+    metadata,
+    _id(),
+    _project(),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("capture", JSONB, nullable=False),
+    Column("managed_by", Text),
+    _revision(),
+    *_times(),
+    UniqueConstraint("project_id", "name"),
+    CheckConstraint("status IN ('draft', 'ready', 'archived')", name="status_known"),
+)
+
+program_versions = Table(
+    "program_versions",
+    metadata,
+    _id(),
+    _project(),
+    Column("program_id", UUID(as_uuid=True), ForeignKey("programs.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("hash", Text, nullable=False),  # SHA-256 of the artifact's canonical JSON
+    Column("artifact", JSONB, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", TIME, nullable=False),
+    UniqueConstraint("program_id", "number"),
+    UniqueConstraint("program_id", "hash"),
+)
+
+program_labels = Table(
+    "program_labels",
+    metadata,
+    Column("program_id", UUID(as_uuid=True), ForeignKey("programs.id"), primary_key=True),
+    Column("label", Text, primary_key=True),
+    _project(),
+    Column("version_id", UUID(as_uuid=True), ForeignKey("program_versions.id"), nullable=False),
+    _revision(),
+)
+
+label_events = Table(
+    "label_events",
+    metadata,
+    _id(),
+    _project(),
+    Column("program_id", UUID(as_uuid=True), ForeignKey("programs.id"), nullable=False),
+    Column("label", Text, nullable=False),
+    Column("from_version", Integer),
+    Column("to_version", Integer, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("at", TIME, nullable=False),
+    Index("ix_label_events_program_id_id", "program_id", "id"),
+)
+
+# --- routing -------------------------------------------------------------------------------
+
+program_models = Table(
+    "program_models",
+    metadata,
+    _id(),
+    _project(),
+    Column("program_id", UUID(as_uuid=True), ForeignKey("programs.id")),
+    Column("route", Text),  # a named route of /v1/chat/completions instead of a program
+    Column("predictor", Text),  # null: the whole program
+    Column("model_id", UUID(as_uuid=True), ForeignKey("models.id"), nullable=False),
+    Column("routing_strategy", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("weight", Integer, nullable=False),
+    Column("conditions", JSONB, nullable=False),
+    # Atomic increments, by the spool's writer only.
+    Column("total_requests", BigInteger, nullable=False, server_default=text("0")),
+    Column("successful_requests", BigInteger, nullable=False, server_default=text("0")),
+    Column("total_cost", MONEY, nullable=False, server_default=text("0")),
+    Column("managed_by", Text),
+    _revision(),
+    *_times(),
+    CheckConstraint("(program_id IS NULL) <> (route IS NULL)", name="program_or_route"),
+    UniqueConstraint(
+        "project_id",
+        "program_id",
+        "route",
+        "predictor",
+        "model_id",
+        name="uq_program_models_target_model",
+        postgresql_nulls_not_distinct=True,
+    ),
+)
+
+# --- serving -------------------------------------------------------------------------------
+
+splits = Table(
+    "splits",
+    metadata,
+    Column("program_id", UUID(as_uuid=True), ForeignKey("programs.id"), primary_key=True),
+    _project(),
+    Column("salt", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("arms", JSONB, nullable=False),
+    _revision(),
+    Column("updated_at", TIME, nullable=False),
+)
+
+gateway_replicas = Table(
+    "gateway_replicas",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("node", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("applied_version", BigInteger, nullable=False),
+    Column("seen_at", TIME, nullable=False),
+    Column("spool_lost", BigInteger, nullable=False, server_default=text("0")),
+)
+
+# --- traces --------------------------------------------------------------------------------
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("project_id", UUID(as_uuid=True), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("program_id", UUID(as_uuid=True)),
+    Column("program", Text),
+    Column("version_id", UUID(as_uuid=True)),
+    Column("version", Integer),
+    Column("endpoint", Text, nullable=False),
+    Column("model", Text),
+    Column("started_at", TIME, nullable=False),
+    Column("duration_ms", Float, nullable=False),
+    Column("overhead_ms", Float),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("key_id", Text),
+    Column("request_id", Text),
+    Column("trace_id", Text),
+    Column("span_id", Text),
+    Column("unit", Text),
+    Column("split_epoch", BigInteger),
+    Column("arm", Text),
+    Column("propensity", Float),
+    Column("tags", JSONB, nullable=False),
+    Column("rollout", Text),
+    Column("step", Integer),
+    Column("seed", BigInteger),
+    Column("prompt_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+    Column("cost_usd", MONEY),  # null when any attempt's price is unknown
+    Column("attempts", Integer, nullable=False),
+    Column("fallback", Boolean, nullable=False),
+    Column("schema", SmallInteger, nullable=False),
+    Index("ix_executions_project_id_id", "project_id", "id"),
+    Index("ix_executions_program_id_id", "program_id", "id"),
+    postgresql_partition_by="RANGE (day)",
+)
+
+# One row a logical call of a predictor; `call` is its place in the execution, from 0.
+lm_calls = Table(
+    "lm_calls",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("execution_id", UUID(as_uuid=True), primary_key=True),
+    Column("call", Integer, primary_key=True),
+    Column("project_id", UUID(as_uuid=True), nullable=False),
+    Column("predictor", Text),
+    Column("strategy", Text),
+    Column("chosen", Text),
+    Column("answered_by", Text),
+    Column("losers", JSONB, nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("started_at", TIME, nullable=False),
+    Column("latency_ms", Float, nullable=False),
+    Column("usage", JSONB, nullable=False),
+    postgresql_partition_by="RANGE (day)",
+)
+
+lm_attempts = Table(
+    "lm_attempts",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("execution_id", UUID(as_uuid=True), primary_key=True),
+    Column("call", Integer, primary_key=True),
+    Column("attempt", Integer, primary_key=True),  # place in the call, from 0
+    Column("project_id", UUID(as_uuid=True), nullable=False),
+    Column("model_id", UUID(as_uuid=True), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("assignment_id", UUID(as_uuid=True)),
+    Column("number", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("error_class", Text),
+    Column("message", Text),
+    Column("latency_ms", Float, nullable=False),
+    Column("first_token_ms", Float),
+    Column("prompt_tokens", Integer),
+    Column("completion_tokens", Integer),
+    Column("cost_usd", MONEY),
+    Column("cost_source", Text, nullable=False),
+    Column("price_version", Integer, nullable=False),
+    Column("started_at", TIME, nullable=False),
+    Column("provider_status", Integer),
+    Column("retry_after_s", Float),
+    Index("ix_lm_attempts_model_id_started_at", "model_id", "started_at"),
+    postgresql_partition_by="RANGE (day)",
+)
+
+# The only place in Postgres that holds content; rows leave when `keep_until` has passed.
+execution_contents = Table(
+    "execution_contents",
+    metadata,
+    Column("day", Date, primary_key=True),
+    Column("execution_id", UUID(as_uuid=True), primary_key=True),
+    Column("project_id", UUID(as_uuid=True), nullable=False),
+    Column("capture", Text, nullable=False),
+    Column("keep_until", Date, nullable=False),
+    Column("inputs", JSONB),
+    Column("outputs", JSONB),
+    Column("calls", JSONB, nullable=False),  # [{"request": ..., "response": ...}] by call
+    postgresql_partition_by="RANGE (day)",
+)
+
+# Roll-ups: one row a minute, program version and model; computed from the rows just inserted.
+usage_minutes = Table(
+    "usage_minutes",
+    metadata,
+    Column("minute", TIME, primary_key=True),
+    Column("project_id", UUID(as_uuid=True), primary_key=True),
+    Column("program", Text, primary_key=True),  # '' for direct model calls
+    Column("version", Integer, primary_key=True),  # 0 for direct model calls
+    Column("model_id", UUID(as_uuid=True), primary_key=True),
+    Column("source", Text, primary_key=True),
+    Column("attempts", BigInteger, nullable=False),
+    Column("succeeded", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("cost_usd", MONEY, nullable=False),
+    Column("unpriced", BigInteger, nullable=False),  # successful attempts of unknown cost
+    Column("latency_ms_sum", Float, nullable=False),
+)
+
+feedback = Table(
+    "feedback",
+    metadata,
+    _id(),
+    _project(),
+    Column("execution_id", UUID(as_uuid=True), nullable=False),
+    Column("score", Float),
+    Column("label", Text),
+    Column("comment", Text),
+    Column("expected", JSONB),
+    Column("actor", Text, nullable=False),
+    Column("at", TIME, nullable=False),
+    Index("ix_feedback_execution_id", "execution_id"),
+)
+
+PARTITIONED = (executions, lm_calls, lm_attempts, execution_contents)

@@ -1,0 +1,1 @@
+"""Background work: the procrastinate app and the Worker actor that runs it."""

@@ -1,0 +1,1 @@
+"""Language models: registry, health, prices, tokenizers, provider engines, secrets."""

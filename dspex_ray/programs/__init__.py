@@ -1,0 +1,1 @@
+"""Signatures, modules, programs and their immutable versions; how one is run."""

@@ -1,0 +1,1 @@
+"""The data plane: snapshot, traffic split, gateway, executor, the local model host."""

@@ -1,0 +1,1 @@
+"""Pure statistics: traffic buckets and summaries."""

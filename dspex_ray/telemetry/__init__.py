@@ -1,0 +1,1 @@
+"""Structured logs and W3C trace context, without secrets or content."""

@@ -1,0 +1,1 @@
+"""Doubles and servers for tests, shipped: FakeClock, provider simulator, factories."""

@@ -1,0 +1,1 @@
+"""What happened: executions, LM calls, attempts; spool first, Postgres after."""
