@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
+from uuid import UUID
 
 from pydantic import Field
 
@@ -37,3 +39,17 @@ class NewApiKey(Noun):
 class MintedKey(Noun):
     key: ApiKey
     secret: str
+
+
+class AuditEvent(Noun):
+    """Who did what, when; the row before and after, secrets masked."""
+
+    id: UUID
+    project_id: ProjectId
+    at: datetime
+    actor: str
+    action: str
+    resource_kind: str
+    resource_id: str
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None

@@ -1,7 +1,7 @@
 """The tree of all errors. Kind and `code`, never an HTTP status: doors map kinds.
 
 DspexRayError
-├── Invalid            what was sent not understood or not accepted; `field` and `rule` say where, why
+├── Invalid            not understood or not accepted; `field` and `rule` say where and why
 ├── NotFound
 ├── Conflict
 │   ├── TransitionRefused   the machine has no such move from this state

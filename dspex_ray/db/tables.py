@@ -169,15 +169,19 @@ models = Table(
 model_prices = Table(
     "model_prices",
     metadata,
-    Column("model_id", UUID(as_uuid=True), ForeignKey("models.id", ondelete="CASCADE")),
-    Column("version", Integer),
+    Column(
+        "model_id",
+        UUID(as_uuid=True),
+        ForeignKey("models.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("version", Integer, primary_key=True),
     _project(),
     Column("prompt_usd_per_token", MONEY),  # null: unknown, which is not zero
     Column("completion_usd_per_token", MONEY),
     Column("cached_prompt_usd_per_token", MONEY),
     Column("source", Text, nullable=False),
     Column("effective_at", TIME, nullable=False),
-    UniqueConstraint("model_id", "version"),
 )
 
 # Fast-moving figures, apart from the slow row, so that they never bump its revision.

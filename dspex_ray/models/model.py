@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -12,6 +11,7 @@ from pydantic import Field, SecretStr, model_validator
 from dspex_ray.core.ids import ModelId, ProjectId
 from dspex_ray.core.noun import Name, Noun
 from dspex_ray.core.states import Machine
+from dspex_ray.core.values import Usd
 
 
 class Provider(StrEnum):
@@ -80,9 +80,9 @@ class KeyReference(Noun):
 class Price(Noun):
     """USD a token, prompt and completion apart; None = unknown, which is not zero."""
 
-    prompt_usd_per_token: Decimal | None = Field(default=None, ge=0)
-    completion_usd_per_token: Decimal | None = Field(default=None, ge=0)
-    cached_prompt_usd_per_token: Decimal | None = Field(default=None, ge=0)
+    prompt_usd_per_token: Usd | None = Field(default=None, ge=0)
+    completion_usd_per_token: Usd | None = Field(default=None, ge=0)
+    cached_prompt_usd_per_token: Usd | None = Field(default=None, ge=0)
 
     @property
     def known(self) -> bool:
@@ -90,10 +90,10 @@ class Price(Noun):
 
 
 class PriceRevision(Price):
-    """A line of the versioned price book. `source`: operator, shorthand or catalog."""
+    """A line of the versioned price book. `source` says who set it."""
 
     version: int
-    source: Literal["operator", "shorthand", "catalog"]
+    source: Literal["operator", "shorthand", "catalog", "unknown"]
     effective_at: datetime
 
 
@@ -113,7 +113,7 @@ class ModelSpec(Noun):
     base_url: str | None = Field(default=None, max_length=2000)
     config: dict[str, Any] = Field(default_factory=dict)
     price: Price | None = None
-    cost_per_token: Decimal | None = Field(default=None, ge=0)
+    cost_per_token: Usd | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=1)
     context_window: int | None = Field(default=None, ge=1)
     supports_functions: bool = False
@@ -141,7 +141,7 @@ class ModelUpdate(Noun):
     base_url: str | None = Field(default=None, max_length=2000)
     config: dict[str, Any] | None = None
     price: Price | None = None
-    cost_per_token: Decimal | None = Field(default=None, ge=0)
+    cost_per_token: Usd | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=1)
     context_window: int | None = Field(default=None, ge=1)
     supports_functions: bool | None = None
@@ -198,16 +198,20 @@ class HealthCheck(Noun):
     latency_ms: float
     error_class: ErrorClass | None = None
     message: str | None = None
-    cost_usd: Decimal | None = None
+    cost_usd: Usd | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+
+
+class CostQuestion(Noun):
+    text: str
 
 
 class CostEstimate(Noun):
     """Decimal USD, or None when the price is unknown. `tokenizer` names what counted."""
 
     estimated_tokens: int
-    estimated_cost: Decimal | None
+    estimated_cost: Usd | None
     currency: Literal["USD"] = "USD"
     tokenizer: str
     exact: bool  #: True when the tokenizer is the model's own

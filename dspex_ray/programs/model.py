@@ -192,6 +192,26 @@ class NewProgram(Noun):
     labels: tuple[Name, ...] = ()
 
 
+class NewVersion(Noun):
+    """A source written by hand, or an exported artifact with its hash."""
+
+    source: ProgramSource | None = None
+    artifact: dict[str, Any] | None = None
+    hash: str | None = None
+    labels: tuple[Name, ...] = ()
+
+
+class LabelTarget(Noun):
+    version: int = Field(ge=1)
+
+
+class ExportedVersion(Noun):
+    """An artifact as JSON: what NewVersion takes back, losslessly."""
+
+    hash: str
+    artifact: dict[str, Any]
+
+
 class ProgramUpdate(Noun):
     description: str | None = None
     capture: CapturePolicy | None = None

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from dspex_ray.core.ids import AssignmentId, ModelId, ProgramId, ProjectId
 from dspex_ray.core.noun import Name, Noun
+from dspex_ray.core.values import Usd
 from dspex_ray.models.model import ErrorClass
 
 
@@ -27,7 +28,7 @@ class Conditions(Noun):
 
     input_size_max: int | None = Field(default=None, ge=0)  #: characters of the inputs as JSON
     context_required: str | None = Field(default=None, min_length=1)  #: a key of the context
-    cost_limit: Decimal | None = Field(default=None, ge=0)  #: USD, the estimate for this call
+    cost_limit: Usd | None = Field(default=None, ge=0)  #: USD, the estimate for this call
 
 
 class NewAssignment(Noun):
@@ -64,7 +65,7 @@ class ProgramModel(Noun):
     conditions: Conditions = Conditions()
     total_requests: int = 0
     successful_requests: int = 0
-    total_cost: Decimal = Decimal(0)
+    total_cost: Usd = Decimal(0)
     managed_by: str | None = None
     revision: int = 1
     created_at: datetime
@@ -109,7 +110,7 @@ class Attempt(Noun):
     first_token_ms: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    cost_usd: Decimal | None = None
+    cost_usd: Usd | None = None
     cost_source: Literal["measured", "estimated", "unknown"] = "unknown"
     price_version: int = 0
     started_at: datetime

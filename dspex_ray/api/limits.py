@@ -1,0 +1,98 @@
+"""ASGI middleware that stops bodies over the limit and null bytes in paths."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dspex_ray.api.problems import problem, status_of
+from dspex_ray.core.errors import DspexRayError, Invalid, TooLarge
+from dspex_ray.core.noun import no_nul
+
+Scope = Any
+Receive = Any
+Send = Any
+
+
+class BodyLimit:
+    """Counts bytes as they come: a body without Content-Length is stopped all the same."""
+
+    def __init__(self, app: Any, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if "\x00" in scope["path"]:
+            await _refuse(scope, send, Invalid("the path holds a null byte", field="path"))
+            return
+        body = await self._read(scope, receive)
+        if body is None:
+            await _refuse(
+                scope, send, TooLarge(f"the body is over {self._max_bytes} bytes", field="body")
+            )
+            return
+        try:
+            _no_null_bytes(body)
+        except Invalid as error:
+            await _refuse(scope, send, error)
+            return
+        sent = False
+
+        async def replay() -> dict[str, Any]:
+            nonlocal sent
+            if not sent:
+                sent = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            message: dict[str, Any] = await receive()
+            return message
+
+        await self._app(scope, replay, send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            return None
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return b"".join(parts)
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > self._max_bytes:
+                return None
+            parts.append(chunk)
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+
+def _no_null_bytes(body: bytes) -> None:
+    """Postgres cannot store U+0000 in text. Only a body that may hold one is parsed for it."""
+    if b"\x00" in body:
+        raise Invalid("the body holds a null byte", field="body", rule="no null bytes")
+    if b"\\u0000" in body:
+        try:
+            value = json.loads(body)
+        except ValueError:
+            return  # the route says what is wrong with it
+        no_nul(value)
+
+
+async def _refuse(scope: Scope, send: Send, error: DspexRayError) -> None:
+    body = json.dumps(problem(error, scope["path"].replace("\x00", ""), None)).encode()
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status_of(error),
+            "headers": [
+                (b"content-type", b"application/problem+json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})

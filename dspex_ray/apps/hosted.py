@@ -1,0 +1,159 @@
+"""Models that this instance hosts: their Serve application, and the way to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import BaseModel
+from ray import serve
+from ray.serve import Application
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from dspex_ray.core.errors import Unavailable
+from dspex_ray.models.model import Model, ModelStatus, Provider
+from dspex_ray.serving.handle_transport import HandleTransport
+from dspex_ray.serving.llama import LlamaModel, LlamaOptions, find_weights
+from dspex_ray.settings import Settings
+
+log = structlog.get_logger()
+PREFIX = "hosted-"
+_PARALLEL = 2
+_CONTEXT = 4096  # tokens a call, when the model names no context window
+
+
+class HostedModel(BaseModel):
+    """What the host is built from; it can be read in the dashboard and holds no secret."""
+
+    name: str
+    weights: str
+    context_window: int = _CONTEXT
+
+
+def is_hosted(model: Model) -> bool:
+    return model.provider is Provider.LOCAL and model.base_url is None
+
+
+def application_name(model: Model) -> str:
+    """One application a model revision's weights: a changed model gets a new one."""
+    return f"{PREFIX}{model.name}"
+
+
+class ModelHost:
+    """The deployment: a llama.cpp model that answers handle calls, and refuses HTTP."""
+
+    def __init__(self, config: HostedModel) -> None:
+        weights = find_weights(config.weights, Settings().home)
+        self._model = LlamaModel(
+            config.name,
+            Path(weights),
+            LlamaOptions(n_ctx=config.context_window * _PARALLEL, n_parallel=_PARALLEL),
+        )
+
+    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        return await self._model.chat(body)
+
+    async def chat_stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
+        async for piece in self._model.chat_stream(body):
+            yield piece
+
+    async def __call__(self, request: Request) -> Response:
+        """Direct ingress would serve this port without a key."""
+        return PlainTextResponse("internal deployment: not served over HTTP", status_code=404)
+
+
+def build(config: HostedModel) -> Application:
+    deployment = serve.deployment(
+        ModelHost,
+        name="host",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": 0.1},
+        max_ongoing_requests=64,
+        graceful_shutdown_timeout_s=10,
+        health_check_period_s=5,
+    )
+    return deployment.bind(config)
+
+
+class ServeHost:
+    """A ChatHost by DeploymentHandle. The handle is found on first use, and again when lost."""
+
+    def __init__(self, application: str) -> None:
+        self._application = application
+        self._handle: Any = None
+
+    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = await (await self._find()).chat.remote(body)
+        return answer
+
+    async def chat_stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
+        handle = (await self._find()).options(stream=True)
+        pieces = handle.chat_stream.remote(body)
+        try:
+            async for piece in pieces:
+                yield piece
+        finally:
+            pieces.cancel()  # a finished call is not disturbed by it
+
+    async def _find(self) -> Any:
+        if self._handle is None:
+            try:
+                # It asks the controller, and blocks while it does.
+                self._handle = await asyncio.to_thread(serve.get_app_handle, self._application)
+            except Exception as error:
+                raise Unavailable(
+                    f"{self._application!r} is not running yet", retry_after_s=2
+                ) from error
+        return self._handle
+
+
+def hosted_transport(model: Model) -> HandleTransport | None:
+    """The way to a hosted model; None for a model that has an address."""
+    if not is_hosted(model):
+        return None
+    return HandleTransport(ServeHost(application_name(model)), read_timeout_s=model.timeout_s)
+
+
+async def await_hosted(model: Model) -> None:
+    """Return when a check of the model makes sense: it has an address, it runs, or it cannot.
+
+    Raises Unavailable while its host is on its way: that says nothing about the model.
+    """
+    if not is_hosted(model):
+        return
+    name = application_name(model)
+    applications = (await asyncio.to_thread(serve.status)).applications
+    status = str(applications[name].status) if name in applications else "NOT_STARTED"
+    if status in {"NOT_STARTED", "DEPLOYING"}:
+        raise Unavailable(f"{name!r} is {status}: its model is checked when it runs")
+
+
+def reconcile(models: list[Model]) -> None:
+    """Make Serve's hosted applications those that the registry wants. Blocks; idempotent."""
+    wanted = {
+        application_name(model): HostedModel(
+            name=model.name,
+            weights=model.model_name,
+            context_window=model.context_window or _CONTEXT,
+        )
+        for model in models
+        if is_hosted(model) and model.status is not ModelStatus.DEPRECATED
+    }
+    present = {
+        name: str(application.status)
+        for name, application in serve.status().applications.items()
+        if name.startswith(PREFIX)
+    }
+    for name, config in wanted.items():
+        if name not in present:
+            log.info("hosting a model", application=name, weights=config.weights)
+            target = serve.RunTarget(target=build(config), name=name, route_prefix=None)
+            serve.run_many([target], wait_for_applications_running=False)
+    for name, status in present.items():
+        if name not in wanted and status != "DELETING":
+            log.info("a hosted model is no longer wanted", application=name)
+            serve.delete(name, _blocking=False)

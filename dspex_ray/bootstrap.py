@@ -1,0 +1,177 @@
+"""Settings to services: the sole wiring. Each process builds its own; nothing here crosses one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import procrastinate
+from pydantic import SecretStr
+
+from dspex_ray.access.service import KeyService
+from dspex_ray.core.clock import Clock, SystemClock
+from dspex_ray.core.errors import Invalid
+from dspex_ray.db.engine import Database
+from dspex_ray.declarations.service import DeclarationService
+from dspex_ray.jobs.app import job_app
+from dspex_ray.models import tasks as model_tasks
+from dspex_ray.models.failure import classify
+from dspex_ray.models.health import check_model
+from dspex_ray.models.keyring import KeyRing
+from dspex_ray.models.model import HealthCheck, Model
+from dspex_ray.models.providers import build_engine
+from dspex_ray.models.secrets import SecretBox, load_key
+from dspex_ray.models.service import Checker, ModelService
+from dspex_ray.programs.service import ProgramService
+from dspex_ray.routing.service import AssignmentService
+from dspex_ray.serving.engines import TransportFor
+from dspex_ray.serving.service import SplitService
+from dspex_ray.settings import HealthSettings, Settings
+from dspex_ray.telemetry.logs import configure_logs
+from dspex_ray.traces import tasks as trace_tasks
+from dspex_ray.traces.service import TraceService
+from dspex_ray.traces.spool import SpoolReader
+from dspex_ray.traces.writer import Drainer
+
+WORKER_BUILD = "dspex_ray.bootstrap:worker_parts"
+
+
+@dataclass(frozen=True)
+class Services:
+    """Every use case of the control plane."""
+
+    settings: Settings
+    clock: Clock
+    database: Database
+    keyring: KeyRing
+    keys: KeyService
+    models: ModelService
+    programs: ProgramService
+    assignments: AssignmentService
+    splits: SplitService
+    executions: TraceService
+    declarations: DeclarationService
+
+
+def read_settings() -> Settings:
+    """The settings of this process, from its environment; sets up the logs by them."""
+    settings = Settings()
+    configure_logs(settings.log_level)
+    return settings
+
+
+def database_of(settings: Settings) -> Database:
+    """Raises Invalid when no URL was handed over: only `dspex up` starts a server."""
+    if settings.database_url is None:
+        raise Invalid(
+            "DSPEX_RAY_DATABASE_URL is not set: start the instance with 'dspex up'",
+            field="database_url",
+            rule="set",
+        )
+    return Database(settings.database_url.get_secret_value())
+
+
+def keyring_of(settings: Settings, environment: Mapping[str, str] | None = None) -> KeyRing:
+    box = SecretBox(load_key(settings.home, settings.secret_key))
+    return KeyRing(box, os.environ if environment is None else environment)
+
+
+def checker_of(
+    settings: HealthSettings,
+    clock: Clock,
+    transport_for: TransportFor,
+    await_hosted: Callable[[Model], Awaitable[None]],
+) -> Checker:
+    """A checker that builds an engine for one call, so that it tests what a fresh process would."""
+
+    async def check(model: Model, key: SecretStr | None) -> HealthCheck:
+        await await_hosted(model)
+        try:
+            engine = build_engine(model, key, transport=transport_for(model))
+        except Exception as error:
+            failure = classify(error)
+            return HealthCheck(
+                model_id=model.id,
+                at=clock.now(),
+                ok=False,
+                latency_ms=0.0,
+                error_class=failure.error_class,
+                message=failure.message,
+            )
+        try:
+            return await check_model(
+                model, engine, settings=settings, clock=clock, price=model.price
+            )
+        finally:
+            await engine.aclose()
+
+    return check
+
+
+def services_of(
+    settings: Settings,
+    database: Database,
+    keyring: KeyRing,
+    checker: Checker,
+    clock: Clock | None = None,
+) -> Services:
+    clock = clock or SystemClock()
+    models = ModelService(
+        database,
+        clock,
+        keyring,
+        checker,
+        allow_private_base_urls=settings.allow_private_base_urls,
+        error_cooldown_s=settings.health.error_cooldown_s,
+    )
+    programs = ProgramService(database, clock, allowed_packages=settings.program_packages)
+
+    assignments = AssignmentService(database, clock, programs.require_predictor)
+    splits = SplitService(database, clock)
+    return Services(
+        settings=settings,
+        clock=clock,
+        database=database,
+        keyring=keyring,
+        keys=KeyService(database, clock),
+        models=models,
+        programs=programs,
+        assignments=assignments,
+        splits=splits,
+        executions=TraceService(database, clock),
+        declarations=DeclarationService(models, programs, assignments, splits),
+    )
+
+
+@dataclass(frozen=True)
+class WorkerParts:
+    """What the Worker actor of a node runs: the jobs, and the drain of the node's spools."""
+
+    app: procrastinate.App
+    background: Sequence[Callable[[], Awaitable[None]]]
+    closing: Callable[[], Awaitable[None]]
+
+    async def close(self) -> None:
+        await self.closing()
+
+
+def worker_parts() -> WorkerParts:
+    from dspex_ray.apps.hosted import await_hosted, hosted_transport
+
+    settings = read_settings()
+    clock = SystemClock()
+    database = database_of(settings)
+    checker = checker_of(settings.health, clock, hosted_transport, await_hosted)
+    services = services_of(settings, database, keyring_of(settings), checker, clock)
+    app = job_app(database.url)
+    model_tasks.register(app, services.models, timedelta(seconds=settings.health.check_interval_s))
+    trace_tasks.register(app, database, clock, settings.retention)
+    drainer = Drainer(database, SpoolReader(settings.spool_dir), settings.spool, clock)
+
+    async def drain() -> None:
+        await drainer.run(asyncio.Event())
+
+    return WorkerParts(app=app, background=(drain,), closing=database.close)

@@ -1,0 +1,57 @@
+"""Decisions about modules and what binds them: which outputs they have, in which order they run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
+
+from dspex_ray.core.errors import Invalid
+from dspex_ray.programs.model import Artifact, FieldSpec, ImportArtifact, ModuleSpec, ModuleType
+
+REASONING = FieldSpec(name="reasoning", description="")
+
+
+def outputs_of(module: ModuleSpec) -> tuple[FieldSpec, ...]:
+    """The fields a module answers with: chain of thought adds `reasoning` before its own."""
+    if module.type is ModuleType.CHAIN_OF_THOUGHT:
+        return (REASONING, *module.signature.outputs)
+    return module.signature.outputs
+
+
+def split_binding(binding: str) -> tuple[str, str]:
+    """`module.field` as a pair; without a dot the field is empty."""
+    module, _, field = binding.partition(".")
+    return module, field
+
+
+def levels(bindings: Mapping[str, Mapping[str, str]]) -> list[list[str]]:
+    """Modules by dependency: each level needs only the levels before it; sorted within.
+
+    `bindings` maps each module to its bound inputs. Raises Invalid showing a cycle.
+    """
+    needs = {
+        name: {split_binding(source)[0] for source in bound.values()}
+        for name, bound in bindings.items()
+    }
+    sorter = TopologicalSorter(needs)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        cycle = " -> ".join(error.args[1])
+        raise Invalid(f"The modules form a cycle: {cycle}", field="modules", rule="cycle") from None
+    found = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready())
+        found.append(ready)
+        sorter.done(*ready)
+    return found
+
+
+def predictor_names(artifact: Artifact) -> tuple[str, ...]:
+    """The predictors that assignments can name, as DSPy's `named_predictors` gives them."""
+    if isinstance(artifact, ImportArtifact):
+        return tuple(artifact.predictor_configs)
+    return tuple(
+        f"{name}.predict" if module.type is ModuleType.CHAIN_OF_THOUGHT else name
+        for name, module in artifact.modules.items()
+    )

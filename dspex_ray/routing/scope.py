@@ -1,0 +1,88 @@
+"""What one request carries to every LM call made for it, through DSPy, tasks and threads."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+from dspex_ray.core.errors import Conflict
+from dspex_ray.routing.sink import Sink
+
+
+@dataclass(eq=False)
+class RequestScope:
+    """One request. `deadline` is monotonic seconds of the router's clock.
+
+    `inputs` and `context` are what conditions look at: the program's inputs, and what the caller
+    said beside them. `capture_content` puts prompts and answers into the records.
+    """
+
+    deadline: float
+    sink: Sink
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict)
+    capture_content: bool = False
+    rng: random.Random | None = None  #: None = the router's own
+    _cancelled: bool = field(default=False, init=False, repr=False)
+    _running: set[Future[Any]] = field(default_factory=set, init=False, repr=False)
+    _lock: Lock = field(default_factory=Lock, init=False, repr=False)
+
+    def cancel(self) -> None:
+        """Give up the request's LM calls that threads wait for, and those to come.
+
+        Async calls are cancelled with their task. A thread cannot be: without this, a sync
+        program would go on calling models for a caller who left.
+        """
+        with self._lock:
+            self._cancelled = True
+            running = list(self._running)
+        for future in running:
+            future.cancel()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    @contextmanager
+    def running(self, future: Future[Any]) -> Iterator[None]:
+        """While a thread waits for this future, `cancel` cancels it."""
+        with self._lock:
+            self._running.add(future)
+            late = self._cancelled
+        if late:
+            future.cancel()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(future)
+
+
+_current: ContextVar[RequestScope | None] = ContextVar("dspex_ray_request_scope", default=None)
+
+
+@contextmanager
+def request_scope(scope: RequestScope) -> Iterator[RequestScope]:
+    """Every routed LM call inside belongs to this request.
+
+    Tasks inherit it; a thread does when it runs in a copy of this context.
+    """
+    token = _current.set(scope)
+    try:
+        yield scope
+    finally:
+        _current.reset(token)
+
+
+def current_scope() -> RequestScope:
+    """The request this code runs for; raises Conflict outside of one."""
+    scope = _current.get()
+    if scope is None:
+        raise Conflict("a routed LM was called outside of a request: enter request_scope first")
+    return scope

@@ -1,0 +1,85 @@
+"""SQL of splits and of the replicas that apply them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, delete, func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from dspex_ray.core.errors import Stale
+from dspex_ray.core.ids import ProgramId
+from dspex_ray.db.engine import Read, Write
+from dspex_ray.db.tables import gateway_replicas, splits
+from dspex_ray.serving.model import Applied, Split
+
+
+def _split(row: Row[Any]) -> Split:
+    return Split(**row._mapping)
+
+
+async def find_split(conn: Read | Write, program_id: ProgramId) -> Split | None:
+    row = (await conn.execute(select(splits).where(splits.c.program_id == program_id))).first()
+    return None if row is None else _split(row)
+
+
+async def every_split(conn: Read) -> list[Split]:
+    return [_split(row) for row in await conn.execute(select(splits))]
+
+
+async def put_split(conn: Write, split: Split, expected_epoch: int) -> None:
+    """Insert, or replace the one at `expected_epoch`; raises Stale when it has moved on."""
+    values = split.model_dump(exclude={"arms"})
+    arms = [arm.model_dump(mode="json") for arm in split.arms]
+    statement = upsert(splits).values(**values, arms=arms)
+    changed = await conn.execute(
+        statement.on_conflict_do_update(
+            index_elements=[splits.c.program_id],
+            set_={
+                "arms": arms,
+                "epoch": split.epoch,
+                "revision": split.revision,
+                "updated_at": split.updated_at,
+            },
+            where=splits.c.epoch == expected_epoch,
+        ).returning(splits.c.program_id)
+    )
+    if changed.first() is None:
+        raise Stale(f"the split is past epoch {expected_epoch}: read it again")
+
+
+async def delete_split(conn: Write, program_id: ProgramId) -> None:
+    await conn.execute(delete(splits).where(splits.c.program_id == program_id))
+
+
+async def report_replica(
+    conn: Write, *, replica: str, node: str, pid: int, applied: int, lost: int, now: datetime
+) -> None:
+    statement = upsert(gateway_replicas).values(
+        id=replica, node=node, pid=pid, applied_version=applied, seen_at=now, spool_lost=lost
+    )
+    await conn.execute(
+        statement.on_conflict_do_update(
+            index_elements=[gateway_replicas.c.id],
+            set_={"applied_version": applied, "seen_at": now, "spool_lost": lost},
+        )
+    )
+
+
+async def forget_replicas(conn: Write, before: datetime) -> None:
+    await conn.execute(delete(gateway_replicas).where(gateway_replicas.c.seen_at < before))
+
+
+async def applied(conn: Read, version: int, alive_since: datetime) -> Applied:
+    """How many of the replicas seen since `alive_since` have applied `version` or a later one."""
+    alive = gateway_replicas.c.seen_at >= alive_since
+    row = (
+        await conn.execute(
+            select(
+                func.count().filter(gateway_replicas.c.applied_version >= version).label("done"),
+                func.count().label("total"),
+            ).where(alive)
+        )
+    ).one()
+    return Applied(version=version, applied=row.done, total=row.total)
