@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
-import procrastinate
 from pydantic import SecretStr
 
 from dspex_ray.access.service import KeyService
@@ -16,8 +13,6 @@ from dspex_ray.core.clock import Clock, SystemClock
 from dspex_ray.core.errors import Invalid
 from dspex_ray.db.engine import Database
 from dspex_ray.declarations.service import DeclarationService
-from dspex_ray.jobs.app import job_app
-from dspex_ray.models import tasks as model_tasks
 from dspex_ray.models.failure import classify
 from dspex_ray.models.health import check_model
 from dspex_ray.models.keyring import KeyRing
@@ -31,12 +26,7 @@ from dspex_ray.serving.engines import TransportFor
 from dspex_ray.serving.service import SplitService
 from dspex_ray.settings import HealthSettings, Settings
 from dspex_ray.telemetry.logs import configure_logs
-from dspex_ray.traces import tasks as trace_tasks
 from dspex_ray.traces.service import TraceService
-from dspex_ray.traces.spool import SpoolReader
-from dspex_ray.traces.writer import Drainer
-
-WORKER_BUILD = "dspex_ray.bootstrap:worker_parts"
 
 
 @dataclass(frozen=True)
@@ -144,34 +134,3 @@ def services_of(
         executions=TraceService(database, clock),
         declarations=DeclarationService(models, programs, assignments, splits),
     )
-
-
-@dataclass(frozen=True)
-class WorkerParts:
-    """What the Worker actor of a node runs: the jobs, and the drain of the node's spools."""
-
-    app: procrastinate.App
-    background: Sequence[Callable[[], Awaitable[None]]]
-    closing: Callable[[], Awaitable[None]]
-
-    async def close(self) -> None:
-        await self.closing()
-
-
-def worker_parts() -> WorkerParts:
-    from dspex_ray.apps.hosted import await_hosted, hosted_transport
-
-    settings = read_settings()
-    clock = SystemClock()
-    database = database_of(settings)
-    checker = checker_of(settings.health, clock, hosted_transport, await_hosted)
-    services = services_of(settings, database, keyring_of(settings), checker, clock)
-    app = job_app(database.url)
-    model_tasks.register(app, services.models, timedelta(seconds=settings.health.check_interval_s))
-    trace_tasks.register(app, database, clock, settings.retention)
-    drainer = Drainer(database, SpoolReader(settings.spool_dir), settings.spool, clock)
-
-    async def drain() -> None:
-        await drainer.run(asyncio.Event())
-
-    return WorkerParts(app=app, background=(drain,), closing=database.close)

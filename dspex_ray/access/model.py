@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from dspex_ray.core.actor import Scope
 from dspex_ray.core.ids import KeyId, ProjectId
@@ -33,7 +33,7 @@ class NewApiKey(Noun):
     name: Name
     scopes: tuple[Scope, ...] = Field(default=(Scope.INVOKE, Scope.READ), min_length=1)
     requests_per_minute: int | None = Field(default=None, ge=1)
-    expires_at: datetime | None = None
+    expires_at: AwareDatetime | None = None
 
 
 class MintedKey(Noun):

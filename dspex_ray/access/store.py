@@ -12,7 +12,7 @@ from dspex_ray.access.model import ApiKey, AuditEvent
 from dspex_ray.access.rules import KeyRecord
 from dspex_ray.core.actor import Actor, Scope
 from dspex_ray.core.ids import KeyId, ProjectId
-from dspex_ray.core.page import Page, decode_cursor, encode_cursor
+from dspex_ray.core.page import Page, cursor_position, encode_cursor
 from dspex_ray.db.engine import Read, Write
 from dspex_ray.db.tables import api_keys, audit_events
 
@@ -103,7 +103,7 @@ async def list_audit(
     if kind is not None:
         query = query.where(audit_events.c.resource_kind == kind)
     if cursor is not None:
-        query = query.where(audit_events.c.id < UUID(str(decode_cursor(cursor)[0])))
+        query = query.where(audit_events.c.id < cursor_position(cursor, UUID))
     rows = (await conn.execute(query)).all()
     items = [AuditEvent.model_validate(dict(row._mapping)) for row in rows[:limit]]
     more = encode_cursor(str(items[-1].id)) if len(rows) > limit else None

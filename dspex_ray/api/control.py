@@ -10,7 +10,15 @@ import structlog
 from fastapi import FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from dspex_ray import __version__
@@ -33,12 +41,12 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
 def control_app(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI:
-    """The app as Serve mounts it under `/api`."""
+    """The app as Serve mounts it: Serve puts `/api` into every request's scope by itself."""
     app = FastAPI(
         title="dspex-ray control plane",
         version=__version__,
         description="Models, programs, assignments, splits, executions, keys.",
-        root_path="/api",
+        servers=[{"url": "/api"}],
         lifespan=lifespan or _quiet,
     )
     authorise = authoriser(services)
@@ -101,12 +109,11 @@ def _handle_errors(app: FastAPI) -> None:
         )
 
     @app.exception_handler(DBAPIError)
-    async def database(request: Request, error: DBAPIError) -> JSONResponse:
-        away = isinstance(error, OperationalError | InterfaceError)
-        log.warning("database error", kind=type(error).__name__, away=away)
-        if away:
-            return answer(request, errors.Unavailable("the database is away: try again"))
-        return answer(request, errors.DspexRayError("the database refused this; see the log"))
+    @app.exception_handler(PoolTimeout)
+    async def database(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        ours = _from_database(error)
+        log.warning("database error", kind=type(error).__name__, answered=ours.code)
+        return answer(request, ours)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
@@ -114,11 +121,26 @@ def _handle_errors(app: FastAPI) -> None:
         return answer(request, errors.DspexRayError("unexpected error; see the log"))
 
 
+def _from_database(error: SQLAlchemyError) -> errors.DspexRayError:
+    """What a failure that no use case expected means to the caller; its text stays in the log,
+    for it holds values."""
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
+        return errors.Unavailable("the database is away: try again")
+    if isinstance(error, DataError):
+        return errors.Invalid("a value is out of its column's range", field="body", rule="range")
+    if isinstance(error, IntegrityError):
+        return errors.Conflict("another change came first: read the resources again")
+    return errors.DspexRayError("the database refused this; see the log")
+
+
 def _as_invalid(error: RequestValidationError) -> errors.Invalid:
     """Every fault by field and rule, the first as the message; never the values."""
     faults = [
         {
-            "field": ".".join(str(part) for part in fault["loc"] if part != "body") or "body",
+            # A place in unreadable JSON is no field.
+            "field": "body"
+            if fault["type"] == "json_invalid"
+            else ".".join(str(part) for part in fault["loc"] if part != "body") or "body",
             "rule": fault["type"],
             "message": fault["msg"],
         }

@@ -25,18 +25,13 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if "\x00" in scope["path"]:
-            await _refuse(scope, send, Invalid("the path holds a null byte", field="path"))
-            return
-        body = await self._read(scope, receive)
-        if body is None:
-            await _refuse(
-                scope, send, TooLarge(f"the body is over {self._max_bytes} bytes", field="body")
-            )
-            return
         try:
+            no_nul(scope["path"], "path")
+            body = await self._read(scope, receive)
+            if body is None:
+                return
             _no_null_bytes(body)
-        except Invalid as error:
+        except DspexRayError as error:
             await _refuse(scope, send, error)
             return
         sent = False
@@ -52,19 +47,24 @@ class BodyLimit:
         await self._app(scope, replay, send)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole body; None when the client went away: half a body is never acted upon.
+
+        Raises TooLarge, before it is read when its length is declared.
+        """
+        too_large = TooLarge(f"the body is over {self._max_bytes} bytes", field="body")
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self._max_bytes:
-            return None
+            raise too_large
         parts: list[bytes] = []
         size = 0
         while True:
             message = await receive()
             if message["type"] != "http.request":
-                return b"".join(parts)
+                return None
             chunk: bytes = message.get("body", b"")
             size += len(chunk)
             if size > self._max_bytes:
-                return None
+                raise too_large
             parts.append(chunk)
             if not message.get("more_body"):
                 return b"".join(parts)
@@ -77,7 +77,7 @@ def _no_null_bytes(body: bytes) -> None:
     if b"\\u0000" in body:
         try:
             value = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return  # the route says what is wrong with it
         no_nul(value)
 

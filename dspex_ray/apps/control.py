@@ -14,8 +14,8 @@ from ray.serve import Application
 
 from dspex_ray.api.control import control_app
 from dspex_ray.apps import hosted
+from dspex_ray.apps.worker import WORKER_BUILD
 from dspex_ray.bootstrap import (
-    WORKER_BUILD,
     Services,
     checker_of,
     database_of,

@@ -11,12 +11,13 @@ import os
 import secrets
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
@@ -28,6 +29,9 @@ from dspex_ray.cli.ray_node import Leader
 from dspex_ray.cli.serve_api import ServeApi, wait_ready
 from dspex_ray.core.clock import Clock, SystemClock
 from dspex_ray.core.errors import Conflict, Invalid, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from dspex_ray.db.embedded import EmbeddedPostgres
 
 LAPTOP_CONFIG = Path(dspex_ray.__file__).parent / "serve_configs" / "laptop.yaml"
 
@@ -121,7 +125,7 @@ class Instance:
         ray_node.check_home(self.home)
         serve = _read_config(config)
         with self._only_one():
-            running = self._found_running()
+            running = self._found_running(on_step)
             if running is not None:
                 on_step("found it running", 0.0)
                 self._start_database(running.database, database_url, on_step)
@@ -167,7 +171,7 @@ class Instance:
         state = self._read_state()
         if state is None:
             raise NotFound(f"no instance runs in {self.home}: start it with 'dspex up'")
-        return self._start_database(state.database, configured, lambda name, seconds: None)
+        return self._database(state.database, configured)
 
     # -- steps ------------------------------------------------------------------------------
 
@@ -195,7 +199,7 @@ class Instance:
         url = self._start_database(state.database, database_url, on_step)
         self._make_secrets(secret_key)
         with _step("Ray", on_step):
-            state = self._start_ray(state, url)
+            state = self._start_ray(state, url, secret_key)
         return self._deploy(state, serve, timeout_s, on_step)
 
     def _start_database(
@@ -204,25 +208,30 @@ class Instance:
         configured: SecretStr | None,
         on_step: OnStep,
     ) -> SecretStr:
-        from dspex_ray.db.embedded import EmbeddedPostgres
         from dspex_ray.db.migrate import migrate
 
+        with _step("Postgres", on_step):
+            url = self._database(kind, configured)
+        with _step("schema", on_step):
+            migrate(url.get_secret_value())
+        return url
+
+    def _database(
+        self, kind: Literal["embedded", "external"], configured: SecretStr | None
+    ) -> SecretStr:
+        """The URL; the embedded server is started unless it runs."""
         if kind == "embedded":
-            with _step("Postgres", on_step):
-                url = EmbeddedPostgres(self.home / "pg").start()
-                # As root it opens every parent folder to its own user, which only starting needs.
-                self.home.chmod(0o700)
-        elif configured is not None:
-            url = configured.get_secret_value()
-        else:
+            url = _embedded(self.home).start()
+            # As root it opens every parent folder to its own user, which only starting needs.
+            self.home.chmod(0o700)
+            return SecretStr(url)
+        if configured is None:
             raise Invalid(
                 "this instance was started on a database of yours: give its URL again",
                 field="database_url",
                 rule="as started",
             )
-        with _step("schema", on_step):
-            migrate(url)
-        return SecretStr(url)
+        return configured
 
     def _make_secrets(self, secret_key: SecretStr | None) -> None:
         from dspex_ray.models.secrets import load_key
@@ -232,18 +241,17 @@ class Instance:
         if not token.exists():
             _write_private(token, secrets.token_hex(32))
 
-    def _start_ray(self, state: InstanceState, database_url: SecretStr) -> InstanceState:
+    def _start_ray(
+        self, state: InstanceState, database_url: SecretStr, secret_key: SecretStr | None
+    ) -> InstanceState:
         ray_node.make_folders(self.home)
-        process = ray_node.start_node(
-            self.home,
-            state.id,
-            state.ports,
-            self._environment
-            | {
-                "DSPEX_RAY_HOME": str(self.home),
-                "DSPEX_RAY_DATABASE_URL": database_url.get_secret_value(),
-            },
-        )
+        given = {
+            "DSPEX_RAY_HOME": str(self.home),
+            "DSPEX_RAY_DATABASE_URL": database_url.get_secret_value(),
+        }
+        if secret_key is not None:
+            given["DSPEX_RAY_SECRET_KEY"] = secret_key.get_secret_value()
+        process = ray_node.start_node(self.home, state.id, state.ports, self._environment | given)
         state = state.model_copy(update={"leader": ray_node.leader_of(process.pid)})
         self._write_state(state)
         deadline = time.monotonic() + _DASHBOARD_TIMEOUT_S
@@ -289,16 +297,14 @@ class Instance:
         with _step("Ray ended", on_step):
             ray_node.end_processes(state.id, state.leader)
         if state.database == "embedded":
-            from dspex_ray.db.embedded import EmbeddedPostgres
-
             with _step("Postgres ended", on_step):
                 self.home.chmod(0o711)  # as root, it is ended by its own user too
-                EmbeddedPostgres(self.home / "pg").stop()
+                _embedded(self.home).stop()
                 self.home.chmod(0o700)
         self._state_file.unlink(missing_ok=True)
         return True
 
-    def _found_running(self) -> InstanceState | None:
+    def _found_running(self, on_step: OnStep) -> InstanceState | None:
         """The state of a cluster that answers; what is left of any other is ended."""
         state = self._read_state()
         if state is None:
@@ -307,7 +313,7 @@ class Instance:
             with self._serve_api(state) as api:
                 if api.is_up():
                     return state
-        ray_node.end_processes(state.id, state.leader)
+        self._end(on_step)
         return None
 
     def _check_alive(self, state: InstanceState) -> None:
@@ -357,6 +363,14 @@ class Instance:
 
     def _write_state(self, state: InstanceState) -> None:
         _write_private(self._state_file, state.model_dump_json(indent=2))
+
+
+def _embedded(home: Path) -> EmbeddedPostgres:
+    from dspex_ray.db.embedded import EmbeddedPostgres
+
+    # Said by the wheel on import, about a lock file, wherever no desktop session runs.
+    warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
+    return EmbeddedPostgres(home / "pg")
 
 
 @contextmanager

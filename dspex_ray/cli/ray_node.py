@@ -87,7 +87,7 @@ def node_environment(
         name: value
         for name, value in environment.items()
         # Another cluster's address or token must not leak into this one.
-        if name not in {"RAY_ADDRESS", "RAY_JOB_ID", "RAY_AUTH_TOKEN", "RAY_SERVE_LOG_TO_STDERR"}
+        if name not in {"RAY_ADDRESS", "RAY_JOB_ID", "RAY_AUTH_TOKEN"}
     }
     scripts = str(Path(sys.executable).parent)
     return {
@@ -215,6 +215,7 @@ def _command(home: Path, ports: Ports) -> list[str]:
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={ports.dashboard}",
         f"--dashboard-agent-listen-port={ports.agent}",
+        "--no-monitor",  # the autoscaler's: there is one node, and no other to add
         "--min-worker-port=0",
         "--max-worker-port=0",
         f"--object-store-memory={_OBJECT_STORE_BYTES}",

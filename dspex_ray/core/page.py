@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -43,3 +44,18 @@ def decode_cursor(cursor: str) -> list[str | int]:
             f"cursor {cursor!r} is not one this server gave", field="cursor", rule="opaque"
         )
     return position
+
+
+def cursor_position(cursor: str, read: Callable[[str], T]) -> T:
+    """The one value that a cursor was made of, as `read` (str, int, UUID) takes it.
+
+    Raises Invalid for a cursor of another list, or of none.
+    """
+    position = decode_cursor(cursor)
+    try:
+        (value,) = position
+        return read(str(value))
+    except ValueError:
+        raise Invalid(
+            f"cursor {cursor!r} is not one this server gave", field="cursor", rule="opaque"
+        ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dspex_ray.core.noun import Name, Noun
 from dspex_ray.models.model import ModelSpec
@@ -31,6 +31,12 @@ class DeclaredProgram(Noun):
     labels: tuple[Name, ...] = ()
     assignments: tuple[NewAssignment, ...] = ()
     split: NewSplit | None = None
+
+    @model_validator(mode="after")
+    def _labels_have_a_version(self) -> DeclaredProgram:
+        if self.labels and self.source is None:
+            raise ValueError("labels need a source: they are put on its version")
+        return self
 
 
 class DeclaredRoute(Noun):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from dspex_ray.core.actor import Actor
 from dspex_ray.core.errors import Invalid, NotFound
+from dspex_ray.core.noun import no_nul
 from dspex_ray.declarations.model import (
     Change,
     Declaration,
@@ -22,15 +23,19 @@ from dspex_ray.declarations.model import (
     Plan,
     Step,
 )
-from dspex_ray.models.model import ModelSpec, ModelStatus, ModelUpdate
+from dspex_ray.models.model import Model, ModelSpec, ModelStatus, ModelUpdate
 from dspex_ray.models.service import ModelService
 from dspex_ray.programs.artifacts import artifact_hash
-from dspex_ray.programs.model import NewProgram, ProgramUpdate
+from dspex_ray.programs.model import Artifact, NewProgram, Program, ProgramUpdate
+from dspex_ray.programs.redaction import check_patterns
+from dspex_ray.programs.rules import check_predictor
 from dspex_ray.programs.service import ProgramService
 from dspex_ray.routing.model import AssignmentUpdate, NewAssignment, ProgramModel
 from dspex_ray.routing.service import AssignmentService
+from dspex_ray.serving.model import NewSplit
 from dspex_ray.serving.service import SplitService
 
+_MAX_DEPTH = 50
 _ASSIGNMENT_FIELDS = ("routing_strategy", "priority", "weight", "conditions")
 
 
@@ -41,14 +46,10 @@ class _Work(NamedTuple):
 
 def parse_declaration(text: str) -> Declaration:
     """YAML or JSON text to a Declaration; raises Invalid naming field and rule."""
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f" at line {mark.line + 1}"
-        raise Invalid(f"the file is not YAML{where}", field="file", rule="yaml") from error
+    content = _read_yaml(text)
     if not isinstance(content, dict):
         raise Invalid("the file must hold a mapping", field="file", rule="mapping")
+    no_nul(content, "file")
     try:
         declaration = Declaration.model_validate(content)
     except ValidationError as error:
@@ -63,6 +64,30 @@ def parse_declaration(text: str) -> Declaration:
                 rule="no secrets in files",
             )
     return declaration
+
+
+def _read_yaml(text: str) -> Any:
+    try:
+        _check_shape(text)
+        return yaml.load(text, yaml.CSafeLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" at line {mark.line + 1}"
+        raise Invalid(f"the file is not YAML{where}", field="file", rule="yaml") from error
+
+
+def _check_shape(text: str) -> None:
+    """Refuse what a few lines can make endless: aliases of aliases, and nesting."""
+    depth = 0
+    for event in yaml.parse(text, yaml.CSafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise Invalid("the file holds a YAML alias", field="file", rule="no aliases")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _MAX_DEPTH:
+            raise Invalid(f"nested deeper than {_MAX_DEPTH}", field="file", rule="depth")
 
 
 class DeclarationService:
@@ -81,6 +106,7 @@ class DeclarationService:
     async def apply(self, actor: Actor, text: str, *, dry_run: bool) -> Plan:
         declaration = parse_declaration(text)
         by = declaration.managed_by
+        await self._check_assigned_models(actor, declaration)
         work: list[_Work] = []
         for model in declaration.models:
             work += await self._model(actor, model, by)
@@ -93,7 +119,7 @@ class DeclarationService:
                 return self._assignments.assign_to_route(actor, name, new, managed_by=by)
 
             work += self._assigned(
-                actor, f"route/{route.name}", route.assignments, existing, to_route
+                actor, f"route/{route.name}", route.assignments, existing, to_route, by
             )
         if not dry_run:
             for item in work:
@@ -101,10 +127,20 @@ class DeclarationService:
                     await item.run()
         return Plan(steps=tuple(item.step for item in work), applied=not dry_run)
 
+    async def _check_assigned_models(self, actor: Actor, declaration: Declaration) -> None:
+        """Raises NotFound for an assignment of a model that is neither here nor in the file."""
+        declared = {model.name for model in declaration.models}
+        assigned = {new.model for program in declaration.programs for new in program.assignments}
+        assigned |= {new.model for route in declaration.routes for new in route.assignments}
+        for name in sorted(assigned - declared):
+            await self._models.get(actor, name)
+
     # --- models ----------------------------------------------------------------------------
 
     async def _model(self, actor: Actor, declared: DeclaredModel, by: str) -> list[_Work]:
-        spec = ModelSpec.model_validate(declared.model_dump(exclude={"approved"}))
+        given = declared.model_dump(exclude={"approved"}, exclude_unset=True)
+        spec = ModelSpec.model_validate(given)
+        await self._models.check_spec(spec)
         try:
             existing = await self._models.get(actor, declared.name)
         except NotFound:
@@ -122,8 +158,7 @@ class DeclarationService:
                     field=f"models.{spec.name}.provider",
                     rule="immutable",
                 )
-            given = spec.model_dump(exclude_unset=True, exclude={"name", "provider", "api_key"})
-            differs = _differences(given, existing, spec)
+            differs = _differences(spec.model_fields_set - {"name", "provider"}, existing, spec)
 
             def update() -> Awaitable[object]:
                 change = ModelUpdate.model_validate({name: getattr(spec, name) for name in differs})
@@ -144,84 +179,117 @@ class DeclarationService:
     # --- programs --------------------------------------------------------------------------
 
     async def _program(self, actor: Actor, declared: DeclaredProgram, by: str) -> list[_Work]:
-        name = declared.name
+        artifact = None
+        if declared.source is not None:
+            artifact = await self._programs.resolve(declared.source)
+        check_patterns(declared.capture)
         try:
-            existing = await self._programs.get(actor, name)
+            existing = await self._programs.get(actor, declared.name)
         except NotFound:
-            new = NewProgram(
-                name=name,
-                description=declared.description,
-                capture=declared.capture,
-                source=declared.source,
-                labels=declared.labels,
-            )
-
-            def create() -> Awaitable[object]:
-                return self._programs.create(actor, new, managed_by=by)
-
-            work = [_step(Change.CREATE, "program", name, {}, create)]
+            existing = None
+        await self._check_predictors(actor, declared, artifact)
+        if existing is None:
+            work = [self._create_program(actor, declared, by)]
+            newest = 0 if artifact is None else 1
             assigned: list[ProgramModel] = []
         else:
-            differs: dict[str, Any] = {
-                field: _plain(getattr(declared, field))
-                for field in ("description", "capture")
-                if field in declared.model_fields_set
-                and getattr(declared, field) != getattr(existing, field)
-            }
-
-            def update() -> Awaitable[object]:
-                change = ProgramUpdate.model_validate(differs)
-                return self._programs.update(actor, name, change, managed_by=by)
-
-            change = Change.UPDATE if differs else Change.UNCHANGED
-            work = [_step(change, "program", name, differs, update if differs else None)]
-            work += await self._version(actor, declared)
-            assigned = await self._assignments.list_for_program(actor, name)
+            work = [self._update_program(actor, declared, existing, by)]
+            newest = existing.latest_version or 0
+            if artifact is not None:
+                added, number = await self._version(actor, declared, existing, artifact)
+                work.append(added)
+                newest = max(newest, number)
+            assigned = await self._assignments.list_for_program(actor, declared.name)
 
         def to_program(new: NewAssignment) -> Awaitable[object]:
-            return self._assignments.assign_to_program(actor, name, new, managed_by=by)
+            return self._assignments.assign_to_program(actor, declared.name, new, managed_by=by)
 
-        work += self._assigned(actor, f"program/{name}", declared.assignments, assigned, to_program)
+        target = f"program/{declared.name}"
+        work += self._assigned(actor, target, declared.assignments, assigned, to_program, by)
         if declared.split is not None:
-            work += await self._split(actor, declared)
+            work.append(await self._split(actor, declared.name, declared.split, newest))
         return work
 
-    async def _version(self, actor: Actor, declared: DeclaredProgram) -> list[_Work]:
-        source = declared.source
-        if source is None:
-            return []
-        artifact = await self._programs.resolve(source)
-        program = await self._programs.get(actor, declared.name)
-        number = await self._programs.find_version(actor, declared.name, artifact_hash(artifact))
-        labelled = number is not None and all(
-            program.labels.get(label) == number for label in declared.labels
+    async def _check_predictors(
+        self, actor: Actor, declared: DeclaredProgram, artifact: Artifact | None
+    ) -> None:
+        for new in declared.assignments:
+            if new.predictor is None:
+                continue
+            if artifact is None:
+                await self._programs.require_predictor(actor, declared.name, new.predictor)
+            else:
+                check_predictor(declared.name, artifact, new.predictor)
+
+    def _create_program(self, actor: Actor, declared: DeclaredProgram, by: str) -> _Work:
+        new = NewProgram(
+            name=declared.name,
+            description=declared.description,
+            capture=declared.capture,
+            source=declared.source,
+            labels=declared.labels,
         )
-        if labelled:
-            return [_step(Change.UNCHANGED, "version", f"{declared.name}@{number}", {}, None)]
+
+        def create() -> Awaitable[object]:
+            return self._programs.create(actor, new, managed_by=by)
+
+        return _step(Change.CREATE, "program", declared.name, {}, create)
+
+    def _update_program(
+        self, actor: Actor, declared: DeclaredProgram, existing: Program, by: str
+    ) -> _Work:
+        differs: dict[str, Any] = {
+            field: _plain(getattr(declared, field))
+            for field in ("description", "capture")
+            if field in declared.model_fields_set
+            and getattr(declared, field) != getattr(existing, field)
+        }
+
+        def update() -> Awaitable[object]:
+            change = ProgramUpdate.model_validate(differs)
+            return self._programs.update(actor, declared.name, change, managed_by=by)
+
+        change = Change.UPDATE if differs else Change.UNCHANGED
+        return _step(change, "program", declared.name, differs, update if differs else None)
+
+    async def _version(
+        self, actor: Actor, declared: DeclaredProgram, program: Program, artifact: Artifact
+    ) -> tuple[_Work, int]:
+        """The step, and the number of the version that it leads to."""
+        held = await self._programs.find_version(actor, declared.name, artifact_hash(artifact))
+        number = held or (program.latest_version or 0) + 1
+        name = f"{declared.name}@{number}"
+        moved = [label for label in declared.labels if program.labels.get(label) != number]
+        if held is not None and not moved:
+            return _step(Change.UNCHANGED, "version", name, {}, None), number
 
         def add() -> Awaitable[object]:
-            return self._programs.add_version(actor, declared.name, source, declared.labels)
+            return self._programs.add_artifact(actor, declared.name, artifact, declared.labels)
 
-        at = number or (program.latest_version or 0) + 1
-        change = Change.CREATE if number is None else Change.UPDATE
-        fields = {"labels": list(declared.labels)} if declared.labels else {}
-        return [_step(change, "version", f"{declared.name}@{at}", fields, add)]
+        change = Change.CREATE if held is None else Change.UPDATE
+        return _step(change, "version", name, {"labels": moved} if moved else {}, add), number
 
-    async def _split(self, actor: Actor, declared: DeclaredProgram) -> list[_Work]:
-        new = declared.split
-        assert new is not None
+    async def _split(self, actor: Actor, program: str, new: NewSplit, newest: int) -> _Work:
+        """`newest` is the program's newest version once the file is applied."""
+        for arm in new.arms:
+            if arm.version > newest:
+                raise Invalid(
+                    f"program {program!r} has no version {arm.version} (newest: {newest})",
+                    field=f"programs.{program}.split.arms",
+                    rule="known version",
+                )
         try:
-            existing = await self._splits.get(actor, declared.name)
+            existing = await self._splits.get(actor, program)
         except NotFound:
             existing = None
         if existing is not None and existing.arms == new.arms:
-            return [_step(Change.UNCHANGED, "split", declared.name, {}, None)]
+            return _step(Change.UNCHANGED, "split", program, {}, None)
 
         def put() -> Awaitable[object]:
-            return self._splits.put(actor, declared.name, new)
+            return self._splits.put(actor, program, new)
 
         change = Change.CREATE if existing is None else Change.UPDATE
-        return [_step(change, "split", declared.name, _plain(new), put)]
+        return _step(change, "split", program, _plain(new), put)
 
     # --- assignments -----------------------------------------------------------------------
 
@@ -232,10 +300,11 @@ class DeclarationService:
         declared: Sequence[NewAssignment],
         existing: Sequence[ProgramModel],
         assign: Callable[[NewAssignment], Awaitable[object]],
+        by: str,
     ) -> list[_Work]:
         held = {(row.model_name, row.predictor): row for row in existing}
         return [
-            self._one_assigned(actor, target, new, held.get((new.model, new.predictor)), assign)
+            self._one_assigned(actor, target, new, held.get((new.model, new.predictor)), assign, by)
             for new in declared
         ]
 
@@ -246,6 +315,7 @@ class DeclarationService:
         new: NewAssignment,
         row: ProgramModel | None,
         assign: Callable[[NewAssignment], Awaitable[object]],
+        by: str,
     ) -> _Work:
         name = f"{target}:{new.model}" + (f"/{new.predictor}" if new.predictor else "")
         if row is None:
@@ -265,16 +335,16 @@ class DeclarationService:
         change = AssignmentUpdate.model_validate({field: getattr(new, field) for field in differs})
 
         def update() -> Awaitable[object]:
-            return self._assignments.update(actor, held.id, change)
+            return self._assignments.update(actor, held.id, change, managed_by=by)
 
         return _step(Change.UPDATE, "assignment", name, differs, update)
 
 
-def _differences(given: dict[str, Any], existing: BaseModel, spec: ModelSpec) -> dict[str, Any]:
+def _differences(given: set[str], existing: Model, spec: ModelSpec) -> dict[str, Any]:
     differs: dict[str, Any] = {}
-    for field in given:
+    for field in sorted(given):
         if field == "cost_per_token":
-            price = existing.price  # type: ignore[attr-defined]
+            price = existing.price
             same = price.prompt_usd_per_token == price.completion_usd_per_token
             if not same or price.prompt_usd_per_token != spec.cost_per_token:
                 differs[field] = str(spec.cost_per_token)

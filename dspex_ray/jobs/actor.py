@@ -63,8 +63,9 @@ def code_version() -> str:
     return f"{dspex_ray.__version__}-{digest.hexdigest()[:8]}"
 
 
-def worker_name(node_id: str) -> str:
-    return f"{_prefix(node_id)}{code_version()}"
+def worker_name(node_id: str, code: str | None = None) -> str:
+    """`code` None is this process's own."""
+    return f"{_prefix(node_id)}{code or code_version()}"
 
 
 def ensure_workers(build_path: str) -> list[str]:
@@ -83,18 +84,17 @@ def ensure_workers(build_path: str) -> list[str]:
     }
     nodes = {worker_name(node["NodeID"]): node["NodeID"] for node in ray.nodes() if node["Alive"]}
     for name in nodes.keys() - existing:
-        worker_actor(build_path, nodes[name])
+        start_worker(build_path, nodes[name], name)
     for name in existing - nodes.keys():
         _retire(name, node_alive=any(name.startswith(_prefix(node)) for node in nodes.values()))
     return sorted(nodes)
 
 
-def worker_actor(build_path: str, node_id: str) -> Any:
-    """The handle of this node's worker, started if there is none."""
+def start_worker(build_path: str, node_id: str, name: str) -> Any:
+    """The handle of this node's worker of this name, started if there is none."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    name = worker_name(node_id)
     return (
         ray.remote(WorkerActor)
         .options(

@@ -7,7 +7,15 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
-from dspex_ray.models.model import HealthStatus, ModelStats, ModelStatus, Price, Provider
+from dspex_ray.core.errors import Invalid
+from dspex_ray.models.model import (
+    HealthStatus,
+    ModelStats,
+    ModelStatus,
+    ModelUpdate,
+    Price,
+    Provider,
+)
 
 STALE_AFTER = timedelta(hours=24)
 OUTCOMES_KEPT = 200
@@ -15,6 +23,18 @@ CHECKS_TO_ERROR = 3
 CHECKS_TO_RECOVER = 2
 
 CheckEvent = Literal["error", "retest", "approve"]
+
+# What a model may be without, so that an update can take it away.
+_REMOVABLE = frozenset(
+    {
+        "api_key",
+        "api_key_ref",
+        "base_url",
+        "max_tokens",
+        "context_window",
+        "requests_per_minute",
+    }
+)
 
 
 def health_status(stats: ModelStats, now: datetime) -> HealthStatus:
@@ -99,3 +119,18 @@ def after_check(
 def _count(usage: object, name: str) -> int | None:
     value = usage.get(name) if isinstance(usage, Mapping) else getattr(usage, name, None)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def check_update(provider: Provider, change: ModelUpdate) -> None:
+    """Raises Invalid for a change that would leave what registration refuses."""
+    given = {field: getattr(change, field) for field in change.model_fields_set}
+    for field, value in given.items():
+        if value is None and field not in _REMOVABLE:
+            raise Invalid(f"{field} cannot be null: leave it out", field=field, rule="not null")
+    for one, other in (("api_key", "api_key_ref"), ("price", "cost_per_token")):
+        if given.get(one) is not None and given.get(other) is not None:
+            raise Invalid(f"give {one} or {other}, not both", field=other, rule="one of both")
+    if provider is Provider.OPENAI_COMPATIBLE and given.get("base_url", "kept") is None:
+        raise Invalid(
+            f"provider {provider.value!r} needs a base_url", field="base_url", rule="required"
+        )

@@ -12,7 +12,14 @@ from sqlalchemy.exc import IntegrityError
 
 from dspex_ray.core.actor import SYSTEM, Actor
 from dspex_ray.core.clock import Clock
-from dspex_ray.core.errors import AlreadyExists, Conflict, NotFound, Stale, Unavailable
+from dspex_ray.core.errors import (
+    AlreadyExists,
+    Conflict,
+    Invalid,
+    NotFound,
+    Stale,
+    Unavailable,
+)
 from dspex_ray.core.ids import ModelId, NewId, new_id
 from dspex_ray.core.page import Page
 from dspex_ray.db.audit import audit
@@ -28,6 +35,7 @@ from dspex_ray.models.keyring import KeyRing
 from dspex_ray.models.model import (
     MODEL_MACHINE,
     CostEstimate,
+    ErrorClass,
     HealthCheck,
     Model,
     ModelSpec,
@@ -38,7 +46,7 @@ from dspex_ray.models.model import (
 )
 from dspex_ray.models.prices import price_of
 from dspex_ray.models.providers import read_options
-from dspex_ray.models.rules import after_check, next_latency
+from dspex_ray.models.rules import after_check, check_update
 from dspex_ray.models.tokenizers import estimate
 
 CHECK_TASK = "models.health_check"
@@ -98,6 +106,12 @@ class ModelService:
 
     # --- changing --------------------------------------------------------------------------
 
+    async def check_spec(self, spec: ModelSpec) -> None:
+        """Raises Invalid, naming the field, for what `register` would refuse."""
+        read_options(spec.provider, spec.config)
+        if spec.base_url is not None:
+            await check_base_url(spec.base_url, allow_private=self._allow_private)
+
     async def register(
         self,
         actor: Actor,
@@ -110,9 +124,7 @@ class ModelService:
 
         Raises AlreadyExists, or Invalid naming the field.
         """
-        read_options(spec.provider, spec.config)
-        if spec.base_url is not None:
-            await check_base_url(spec.base_url, allow_private=self._allow_private)
+        await self.check_spec(spec)
         now = self._clock.now()
         price, source = price_of(spec)
         fields = spec.model_dump(exclude={"api_key", "price", "cost_per_token"})
@@ -169,6 +181,7 @@ class ModelService:
                     f"model {name!r} is at revision {before.revision}, not {revision}: "
                     "read it again"
                 )
+            check_update(before.provider, change)
             read_options(before.provider, given.get("config", before.config))
             key, env = await self._changed_key(conn, before, change)
             plain = {
@@ -289,18 +302,15 @@ class ModelService:
         return await self._check(model, SYSTEM._replace(project_id=model.project_id))
 
     async def _check(self, model: Model, actor: Actor) -> HealthCheck:
-        async with self._database.read() as conn:
-            key = self._keyring.open(await store.stored_key(conn, model.id))
-        check = await self._checker(model, key)
+        check = await self._ask_provider(model)
         now = self._clock.now()
-        average = next_latency(model.stats.average_latency_ms, check.latency_ms)
         async with self._database.write() as conn:
-            counts = await store.insert_check(
-                conn, model.project_id, check, average if check.ok else None, self._ids
-            )
             current = await store.find_model_by_id(conn, model.id, now)
             if current is None:
-                return check
+                return check  # deleted while it was asked
+            counts = await store.insert_check(conn, model.project_id, check, self._ids)
+            if actor.name != SYSTEM.name:  # the schedule's own checks are rows enough
+                await audit(conn, actor, "model.check", "model", model.name, now=now, after=check)
             events = after_check(
                 current.status,
                 failed_in_a_row=counts.failed,
@@ -308,12 +318,41 @@ class ModelService:
                 in_error_for_s=(now - current.updated_at).total_seconds(),
                 cooldown_s=self._cooldown_s,
             )
+            status: str = current.status
             for event in events:
-                await move(conn, table, MODEL_MACHINE, model.id, event, actor=actor, now=now)
-                await audit(conn, actor, f"model.{event}", "model", model.name, now=now)
+                after = await move(
+                    conn, table, MODEL_MACHINE, model.id, event, actor=actor, now=now
+                )
+                await audit(
+                    conn,
+                    actor,
+                    f"model.{event}",
+                    "model",
+                    model.name,
+                    now=now,
+                    before={"status": status},
+                    after={"status": after},
+                )
+                status = after
             if events:
                 await bump(conn)
         return check
+
+    async def _ask_provider(self, model: Model) -> HealthCheck:
+        """A key that cannot be opened is a failed check as well: nobody could call the model."""
+        try:
+            async with self._database.read() as conn:
+                key = self._keyring.open(await store.stored_key(conn, model.id))
+        except Invalid as error:
+            return HealthCheck(
+                model_id=model.id,
+                at=self._clock.now(),
+                ok=False,
+                latency_ms=0.0,
+                error_class=ErrorClass.CONFIGURATION,
+                message=error.message,
+            )
+        return await self._checker(model, key)
 
     async def schedule_checks(self, interval: timedelta) -> int:
         """Enqueue a check for every model whose last one is older than `interval`.
@@ -322,9 +361,11 @@ class ModelService:
         """
         now = self._clock.now()
         async with self._database.read() as conn:
-            due = await store.due_for_check(conn, now - interval)
+            due = await store.due_for_check(
+                conn, now - interval, now - timedelta(seconds=self._cooldown_s)
+            )
         async with self._database.write() as conn:
-            for model_id, _ in due:
+            for model_id in due:
                 await enqueue_check(conn, model_id)
         return len(due)
 

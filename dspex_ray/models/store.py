@@ -9,7 +9,7 @@ from sqlalchemy import Row, Select, delete, func, insert, select, update
 
 from dspex_ray.core.errors import NotFound, Stale
 from dspex_ray.core.ids import ModelId, NewId, ProjectId
-from dspex_ray.core.page import Page, decode_cursor, encode_cursor
+from dspex_ray.core.page import Page, cursor_position, encode_cursor
 from dspex_ray.db.engine import Read, Write
 from dspex_ray.db.tables import model_checks, model_prices, model_stats, models
 from dspex_ray.models.model import (
@@ -20,7 +20,7 @@ from dspex_ray.models.model import (
     Price,
     PriceRevision,
 )
-from dspex_ray.models.rules import health_status, push_outcomes, success_rate
+from dspex_ray.models.rules import health_status, next_latency, push_outcomes, success_rate
 
 _MUTABLE = (
     "model_name",
@@ -181,7 +181,7 @@ async def list_models(
     if provider is not None:
         query = query.where(models.c.provider == provider)
     if cursor is not None:
-        query = query.where(models.c.name > str(decode_cursor(cursor)[0]))
+        query = query.where(models.c.name > cursor_position(cursor, str))
     rows = (await conn.execute(query.limit(limit + 1))).all()
     items = [_model(row, now) for row in rows[:limit]]
     return Page(
@@ -266,9 +266,9 @@ class CheckCounts(NamedTuple):
 
 
 async def insert_check(
-    conn: Write, project_id: ProjectId, check: HealthCheck, latency_ms: float | None, ids: NewId
+    conn: Write, project_id: ProjectId, check: HealthCheck, ids: NewId
 ) -> CheckCounts:
-    """The check's row, and its part in the model's figures. `latency_ms` is the new average."""
+    """The check's row, and its part in the model's figures."""
     await conn.execute(
         insert(model_checks).values(id=ids(), project_id=project_id, **check.model_dump())
     )
@@ -278,12 +278,13 @@ async def insert_check(
         failed=0 if check.ok else row.consecutive_failed_checks + 1,
         passed=row.consecutive_passed_checks + 1 if check.ok else 0,
     )
+    average = row.average_latency_ms
     await conn.execute(
         update(model_stats)
         .where(mine)
         .values(
             recent_outcomes=push_outcomes(row.recent_outcomes, "1" if check.ok else "0"),
-            average_latency_ms=row.average_latency_ms if latency_ms is None else latency_ms,
+            average_latency_ms=next_latency(average, check.latency_ms) if check.ok else average,
             last_health_check=check.at,
             consecutive_failed_checks=counts.failed,
             consecutive_passed_checks=counts.passed,
@@ -306,18 +307,22 @@ async def list_checks(conn: Read, model_id: ModelId, limit: int) -> list[HealthC
     ]
 
 
-async def due_for_check(conn: Read, before: datetime) -> list[tuple[ModelId, str]]:
-    """Models (not deprecated) never checked or last checked before `before`: id and status."""
+async def due_for_check(conn: Read, before: datetime, in_error_since: datetime) -> list[ModelId]:
+    """Models never checked, or last checked before `before`.
+
+    Not those that are deprecated, nor those that came into `error` after `in_error_since`.
+    """
     rows = await conn.execute(
-        select(models.c.id, models.c.status)
+        select(models.c.id)
         .join(model_stats, model_stats.c.model_id == models.c.id)
         .where(
             models.c.status != "deprecated",
+            (models.c.status != "error") | (models.c.updated_at <= in_error_since),
             model_stats.c.last_health_check.is_(None) | (model_stats.c.last_health_check < before),
         )
         .order_by(models.c.id)
     )
-    return [(ModelId(row.id), row.status) for row in rows]
+    return [ModelId(row.id) for row in rows]
 
 
 def revised_price(model: Model, price: Price, source: str, now: datetime) -> PriceRevision:

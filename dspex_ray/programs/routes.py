@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Response
 
 from dspex_ray.core.actor import Actor, Scope
+from dspex_ray.core.errors import Invalid
 from dspex_ray.core.etags import etag, expected_revision
 from dspex_ray.core.page import DEFAULT_LIMIT, MAX_LIMIT, Page
 from dspex_ray.programs.artifacts import load_artifact
@@ -16,7 +17,6 @@ from dspex_ray.programs.model import (
     NewProgram,
     NewVersion,
     Program,
-    ProgramSource,
     ProgramStatus,
     ProgramUpdate,
     ProgramVersion,
@@ -81,10 +81,12 @@ def router(service: ProgramService, authorise: Authorise) -> APIRouter:
     @routes.post("/{name}/versions", status_code=201)
     async def add_version(actor: Writer, name: str, new: NewVersion) -> ProgramVersion:
         """Add a version; equal content gives the version that exists already."""
-        if new.artifact is not None:
-            artifact = load_artifact(new.artifact, new.hash)
-            return await service.add_artifact(actor, name, artifact, new.labels)
-        return await service.add_version(actor, name, new.source or ProgramSource(), new.labels)
+        if (new.source is None) == (new.artifact is None):
+            raise Invalid("give source or artifact", field="source", rule="exactly one")
+        if new.source is not None:
+            return await service.add_version(actor, name, new.source, new.labels)
+        artifact = load_artifact(new.artifact, new.hash)
+        return await service.add_artifact(actor, name, artifact, new.labels)
 
     @routes.get("/{name}/versions/{number}")
     async def get_version(actor: Reader, name: str, number: int) -> ProgramVersion:

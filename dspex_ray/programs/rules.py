@@ -47,6 +47,17 @@ def levels(bindings: Mapping[str, Mapping[str, str]]) -> list[list[str]]:
     return found
 
 
+def check_predictor(program: str, artifact: Artifact, predictor: str) -> None:
+    """Raises Invalid when the artifact of `program` has no such predictor."""
+    names = predictor_names(artifact)
+    if predictor not in names:
+        raise Invalid(
+            f"program {program!r} has no predictor {predictor!r} (it has: {', '.join(names)})",
+            field="predictor",
+            rule="known predictor",
+        )
+
+
 def predictor_names(artifact: Artifact) -> tuple[str, ...]:
     """The predictors that assignments can name, as DSPy's `named_predictors` gives them."""
     if isinstance(artifact, ImportArtifact):

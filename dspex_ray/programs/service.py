@@ -33,7 +33,7 @@ from dspex_ray.programs.model import (
     ProgramVersion,
 )
 from dspex_ray.programs.redaction import check_patterns
-from dspex_ray.programs.rules import predictor_names
+from dspex_ray.programs.rules import check_predictor
 from dspex_ray.programs.source import resolve_source
 
 
@@ -69,7 +69,9 @@ class ProgramService:
         check_patterns(new.capture)
         artifact = None if new.source is None else await self.resolve(new.source)
         if artifact is None and new.labels:
-            raise Conflict("labels need a version: give `source` as well", field="labels")
+            raise Invalid(
+                "labels need a version: give `source` as well", field="labels", rule="needs source"
+            )
         now = self._clock.now()
         program = Program(
             id=ProgramId(self._ids()),
@@ -162,10 +164,10 @@ class ProgramService:
         async with self._database.write() as conn:
             program = await store.get_program(conn, actor.project_id, name, lock=True)
             version = await self._add_version(conn, actor, program, artifact)
-            for label in labels:
-                await self._label(conn, actor, program, label, version)
-            await store.touch(conn, program, now)
-            await bump(conn)
+            moved = [await self._label(conn, actor, program, label, version) for label in labels]
+            if version.number > (program.latest_version or 0) or any(moved):
+                await store.touch(conn, program, now)
+                await bump(conn)
         return version
 
     async def resolve(self, source: ProgramSource) -> Artifact:
@@ -243,13 +245,7 @@ class ProgramService:
         if program.latest_version is None:
             raise Conflict(f"program {name!r} has no version yet: it has no predictors")
         version = await self.version(actor, name, program.latest_version)
-        names = predictor_names(version.artifact)
-        if predictor not in names:
-            raise Invalid(
-                f"program {name!r} has no predictor {predictor!r} (it has: {', '.join(names)})",
-                field="predictor",
-                rule="known predictor",
-            )
+        check_predictor(name, version.artifact, predictor)
 
     # --- labels ----------------------------------------------------------------------------
 
@@ -260,7 +256,8 @@ class ProgramService:
         async with self._database.write() as conn:
             program = await store.get_program(conn, actor.project_id, name, lock=True)
             version = await store.get_version(conn, program, number)
-            await self._label(conn, actor, program, label, version)
+            if not await self._label(conn, actor, program, label, version):
+                return program
             await store.touch(conn, program, now)
             after = await store.get_program(conn, actor.project_id, name)
             await bump(conn)
@@ -268,10 +265,11 @@ class ProgramService:
 
     async def _label(
         self, conn: Write, actor: Actor, program: Program, label: str, version: ProgramVersion
-    ) -> None:
+    ) -> bool:
+        """False when the label is there already: nothing changes, nothing is written."""
         before = program.labels.get(label)
         if before == version.number:
-            return
+            return False
         moved = LabelMove(
             label=label,
             from_version=before,
@@ -290,6 +288,7 @@ class ProgramService:
             before={"label": label, "version": before},
             after={"label": label, "version": version.number},
         )
+        return True
 
     async def label_moves(self, actor: Actor, name: str, limit: int) -> list[LabelMove]:
         async with self._database.read() as conn:

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from dspex_ray.core.errors import NotFound, Stale
 from dspex_ray.core.ids import NewId, ProgramId, ProjectId, VersionId
-from dspex_ray.core.page import Page, decode_cursor, encode_cursor
+from dspex_ray.core.page import Page, cursor_position, encode_cursor
 from dspex_ray.db.engine import Read, Write
 from dspex_ray.db.tables import label_events, program_labels, program_versions, programs
 from dspex_ray.programs.artifacts import artifact_payload, load_artifact
@@ -40,7 +40,7 @@ async def list_programs(
     if status is not None:
         query = query.where(programs.c.status == status)
     if cursor is not None:
-        query = query.where(programs.c.name > str(decode_cursor(cursor)[0]))
+        query = query.where(programs.c.name > cursor_position(cursor, str))
     rows = (await conn.execute(query.limit(limit + 1))).all()
     items = await _with_versions(conn, list(rows[:limit]))
     return Page(
@@ -150,7 +150,7 @@ async def list_versions(
         .order_by(program_versions.c.number.desc())
     )
     if cursor is not None:
-        query = query.where(program_versions.c.number < int(decode_cursor(cursor)[0]))
+        query = query.where(program_versions.c.number < cursor_position(cursor, int))
     rows = (await conn.execute(query.limit(limit + 1))).all()
     items = [_version(row) for row in rows[:limit]]
     return Page(

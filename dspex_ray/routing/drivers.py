@@ -171,11 +171,10 @@ class _Source:
         except _Misconfigured as error:
             return _misconfigured(self._leaves, error)
         except Exception as error:
-            await self.aclose()
             return self._leaves.broke(error)
 
     def relay(self, relay: Relay) -> None:
-        self._relay_ends = 1e12
+        self._relay_ends = asyncio.get_running_loop().time() + relay.timeout_s
         self._idle_s = relay.idle_s
 
     async def next(self) -> StreamEvent | None:

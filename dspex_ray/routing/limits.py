@@ -44,6 +44,12 @@ class RateWindow:
             return 0.0
         return max(self.taken[-calls] + _MINUTE_S * calls / per_minute - now, 0.0)
 
+    def left(self, now: float, per_minute: float) -> int:
+        """Calls that are free now."""
+        calls = _whole_calls(per_minute)
+        since = now - _MINUTE_S * calls / per_minute
+        return max(0, calls - sum(at > since for at in self.taken))
+
     def take(self, now: float, per_minute: float) -> None:
         self.taken.append(now)
         while len(self.taken) > _whole_calls(per_minute):

@@ -117,6 +117,7 @@ class AssignmentService:
         change: AssignmentUpdate,
         *,
         revision: int | None = None,
+        managed_by: str | None = None,
     ) -> ProgramModel:
         now = self._clock.now()
         async with self._database.write() as conn:
@@ -130,7 +131,9 @@ class AssignmentService:
                 for field in change.model_fields_set
                 if getattr(change, field) is not None
             }
-            after = before.model_copy(update={**given, "updated_at": now})
+            after = before.model_copy(
+                update={**given, "managed_by": managed_by or before.managed_by, "updated_at": now}
+            )
             await store.update_assignment(conn, after, before.revision)
             after = await store.get_assignment(conn, actor.project_id, assignment_id)
             await audit(

@@ -107,9 +107,9 @@ class Asks:
         """`x-ratelimit-*` as OpenAI's, for keys that have a limit."""
         if key.requests_per_minute is None:
             return {}
-        share = max(1, key.requests_per_minute // self._configuration.snapshot.replicas)
+        share = key.requests_per_minute / self._configuration.snapshot.replicas
         window = self._windows.get(key.id, RateWindow())
-        left = max(0, share - len(window.taken))
+        left = window.left(self._clock.monotonic(), share)
         return {
             "x-ratelimit-limit-requests": str(key.requests_per_minute),
             "x-ratelimit-remaining-requests": str(left),

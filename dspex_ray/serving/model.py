@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from dspex_ray.core.ids import ProgramId, ProjectId
 from dspex_ray.core.noun import Noun
@@ -21,7 +21,7 @@ class Arm(Noun):
 
     version: int = Field(ge=1)
     weight_bp: int = Field(ge=0, le=WHOLE)
-    valid_until: datetime | None = None
+    valid_until: AwareDatetime | None = None
 
 
 class NewSplit(Noun):

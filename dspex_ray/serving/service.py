@@ -61,14 +61,15 @@ class SplitService:
                 raise Conflict(f"program {program!r} is archived: it takes no traffic")
             for arm in new.arms:
                 await get_version(conn, found, arm.version)
-            before = await store.find_split(conn, found.id)
-            at = 0 if before is None else before.epoch
+            last = await store.find_last_split(conn, found.id)
+            before = last if last is not None and last.arms else None
+            at = 0 if last is None else last.epoch
             if epoch is not None and epoch != at:
                 raise Stale(f"the split of {program!r} is at epoch {at}, not {epoch}")
             split = Split(
                 program_id=found.id,
                 project_id=found.project_id,
-                salt=self._token() if before is None else before.salt,
+                salt=self._token() if last is None else last.salt,
                 epoch=at + 1,
                 arms=new.arms,
                 revision=at + 1,
@@ -82,14 +83,18 @@ class SplitService:
         return SplitApplied(split=split, applied=await self.wait_applied(version))
 
     async def remove(self, actor: Actor, program: str) -> Applied:
-        """Back to the label `production`."""
+        """Back to the label `production`. Salt and epoch stay: a later split goes on from them."""
         now = self._clock.now()
         async with self._database.write() as conn:
             found = await get_program(conn, actor.project_id, program, lock=True)
             before = await store.find_split(conn, found.id)
             if before is None:
                 raise NotFound(f"program {program!r} has no split")
-            await store.delete_split(conn, found.id)
+            epoch = before.epoch + 1
+            gone = before.model_copy(
+                update={"arms": (), "epoch": epoch, "revision": epoch, "updated_at": now}
+            )
+            await store.put_split(conn, gone, before.epoch)
             await audit(conn, actor, "split.delete", "program", program, now=now, before=before)
             version = await bump(conn)
         return await self.wait_applied(version)

@@ -20,12 +20,20 @@ def _split(row: Row[Any]) -> Split:
 
 
 async def find_split(conn: Read | Write, program_id: ProgramId) -> Split | None:
+    """None when there is none, or when it was removed."""
+    found = await find_last_split(conn, program_id)
+    return None if found is None or not found.arms else found
+
+
+async def find_last_split(conn: Read | Write, program_id: ProgramId) -> Split | None:
+    """As `find_split`, a removed one without arms: its salt and epoch go on."""
     row = (await conn.execute(select(splits).where(splits.c.program_id == program_id))).first()
     return None if row is None else _split(row)
 
 
 async def every_split(conn: Read) -> list[Split]:
-    return [_split(row) for row in await conn.execute(select(splits))]
+    found = [_split(row) for row in await conn.execute(select(splits))]
+    return [split for split in found if split.arms]
 
 
 async def put_split(conn: Write, split: Split, expected_epoch: int) -> None:
@@ -47,10 +55,6 @@ async def put_split(conn: Write, split: Split, expected_epoch: int) -> None:
     )
     if changed.first() is None:
         raise Stale(f"the split is past epoch {expected_epoch}: read it again")
-
-
-async def delete_split(conn: Write, program_id: ProgramId) -> None:
-    await conn.execute(delete(splits).where(splits.c.program_id == program_id))
 
 
 async def report_replica(

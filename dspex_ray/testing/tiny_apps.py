@@ -8,6 +8,8 @@ from fastapi import FastAPI
 
 from dspex_ray.settings import Settings
 
+_WORKER_BUILD = "dspex_ray.testing.tiny_apps:build_worker"
+
 
 def build_gateway(args: dict[str, Any]) -> Any:
     """`GET /readyz`, and `GET /home`: the home folder that this replica was given."""
@@ -27,16 +29,25 @@ def build_gateway(args: dict[str, Any]) -> Any:
 
 
 def build_control(args: dict[str, Any]) -> Any:
-    """`GET /workers` (`/api/workers` outside): starts this node's worker, and names it."""
+    """`GET /workers` (`/api/workers` outside): starts this node's worker, and names it.
+    `GET /old-worker` starts one as other code would, and names it."""
+    import ray
     from ray import serve
 
-    from dspex_ray.jobs.actor import ensure_workers
+    from dspex_ray.jobs.actor import ensure_workers, start_worker, worker_name
 
     app = FastAPI()
 
     @app.get("/workers")
     def workers() -> list[str]:
-        return ensure_workers("dspex_ray.testing.tiny_apps:build_worker")
+        return ensure_workers(_WORKER_BUILD)
+
+    @app.get("/old-worker")
+    def old_worker() -> str:
+        node = ray.get_runtime_context().get_node_id()
+        name = worker_name(node, "0.0.0-0000")
+        alive: bool = ray.get(start_worker(_WORKER_BUILD, node, name).alive.remote())
+        return name if alive else ""
 
     return serve.deployment(serve.ingress(app)(_Replica), name="TinyControl").bind()
 

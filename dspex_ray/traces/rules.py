@@ -10,8 +10,6 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
-import orjson
-
 from dspex_ray.core.errors import Invalid
 from dspex_ray.core.ids import AssignmentId, ModelId, ProjectId, day_of
 from dspex_ray.core.noun import no_nul
@@ -220,6 +218,8 @@ def last_day(until: datetime) -> date:
 def require_storable(value: Any, field: str) -> None:
     """Raise Invalid for what Postgres cannot hold as JSON: null bytes, lone surrogates, integers
     past 64 bits."""
+    import orjson  # not in the base install, whose CLI draws call trees by the rules of this module
+
     no_nul(value, field)
     try:
         orjson.dumps(value)

@@ -61,8 +61,9 @@ class Drainer:
         Raises when the database is away: the segments stay, the next call begins them again. A
         record that Postgres refuses is left out and its segment kept as `.bad`.
         """
-        batch = await asyncio.to_thread(self._next_batch)
+        batch = _Batch()
         try:
+            await asyncio.to_thread(self._fill, batch)
             await self._write(batch.records)
         except BaseException:
             self._let_go(batch)
@@ -90,8 +91,7 @@ class Drainer:
                 await asyncio.wait_for(stop.wait(), wait_s)
         self._let_go(_Batch())
 
-    def _next_batch(self) -> _Batch:
-        batch = _Batch()
+    def _fill(self, batch: _Batch) -> None:
         while len(batch.records) < self._settings.batch_records:
             segment = self._segment or self._claim()
             if segment is None:
@@ -102,7 +102,6 @@ class Drainer:
             else:
                 batch.finished.append(segment)
                 self._segment = None
-        return batch
 
     def _claim(self) -> Segment | None:
         """The next segment of the listing under way; None at its end."""
@@ -115,8 +114,9 @@ class Drainer:
         return self._segment
 
     def _finish(self, batch: _Batch) -> None:
-        for segment in batch.finished:
-            self._reader.done(segment)
+        with contextlib.ExitStack() as each:  # one that fails keeps no other claimed
+            for segment in batch.finished:
+                each.callback(self._reader.done, segment)
 
     def _let_go(self, batch: _Batch) -> None:
         for segment in [*batch.finished, *([self._segment] if self._segment else [])]:

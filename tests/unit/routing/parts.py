@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from dspy import lm15
@@ -111,6 +111,12 @@ HANG = "hang"
 Step = Any  # a Response, an exception to raise, HANG, or for a stream a list of those and events
 
 
+class Pause(NamedTuple):
+    """Real seconds before the next event of a stream."""
+
+    seconds: float
+
+
 def words(*texts: str) -> list[Any]:
     """The events of a stream of these words, whole."""
     deltas = [lm15.StreamDeltaEvent(delta=lm15.TextDelta(text=text)) for text in texts]
@@ -141,7 +147,10 @@ class FakeLeaf:
         step = self.steps.pop(0)
         try:
             for event in step if isinstance(step, list) else [step]:
-                yield await self._play(event)
+                if isinstance(event, Pause):
+                    await asyncio.sleep(event.seconds)
+                else:
+                    yield await self._play(event)
         finally:
             self.closed += 1
 

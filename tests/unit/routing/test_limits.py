@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspex_ray.routing.limits import MAX_HOLD_OFF_S, LimitHit, Limits
+from dspex_ray.routing.limits import MAX_HOLD_OFF_S, LimitHit, Limits, RateWindow
 from tests.unit.routing.parts import model
 
 
@@ -40,6 +40,14 @@ def test_a_share_below_one_call_a_minute_is_a_call_in_a_longer_window() -> None:
     assert limits.take(limited, 0.0) is None
     assert limits.take(limited, 30.0) == LimitHit("requests_per_minute reached", 90.0)
     assert limits.take(limited, 120.0) is None
+
+
+def test_what_is_left_comes_back_with_time() -> None:
+    window = RateWindow()
+    for at in (0.0, 10.0):
+        window.take(at, 3)
+    assert [window.left(now, 3) for now in (10.0, 59.9, 60.0, 70.0)] == [1, 1, 2, 3]
+    assert window.left(10.0, 1) == 0
 
 
 def test_no_limit_and_other_models_are_free() -> None:

@@ -17,6 +17,7 @@ from tests.unit.routing.parts import (
     HANG,
     Bench,
     FakeLeaf,
+    Pause,
     candidate,
     outcomes,
     request,
@@ -200,6 +201,14 @@ class TestStream:
         chain = [candidate("a", of={"timeout_s": 0.01}), candidate("b", "fallback")]
         assert text_of(await collect(bench.router.stream(request(), chain, bench.scope()))) == "b"
         assert (a.cancelled, a.closed) == (1, 1)
+
+    async def test_the_deadline_ends_a_stream_that_never_falls_silent(self) -> None:
+        start, delta, _ = words("x")
+        leaf = FakeLeaf([[start, *[delta, Pause(0.005)] * 2000]])
+        bench = Bench({"a": leaf})
+        with pytest.raises(ProviderDown, match="timeout"):
+            await collect(bench.router.stream(request(), [candidate("a")], bench.scope(0.05)))
+        assert leaf.closed == 1
 
     async def test_a_reader_who_leaves_cancels_upstream(self) -> None:
         leaf = FakeLeaf([[*words("he")[:-1], HANG]])

@@ -1,0 +1,53 @@
+# `make demo` and `make test` are all that a newcomer needs: both set up what is missing first.
+
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+SLOW   := ray or e2e
+
+.PHONY: help demo test check lint setup lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    set up, start an instance, serve a program on a local model, until Ctrl-C"
+	@echo "             (DEMO_ONCE=1: end by itself; the last line is a JSON summary)"
+	@echo "make test    set up and run the whole suite"
+	@echo "make check   format, lint, types, architecture, and the tests that need nothing"
+	@echo "make lock    write the locked requirements anew from pyproject.toml"
+	@echo "make clean   remove the environment and caches"
+
+# The stamp is as new as what it was made from: the second run does nothing.
+$(READY): requirements/dev.txt requirements/uv.txt pyproject.toml scripts/setup.sh
+	@PYTHON=$(PYTHON) VENV=$(VENV) bash scripts/setup.sh
+	@touch $@
+
+setup: $(READY)
+
+demo: $(READY)
+	@DEMO_ONCE=$(DEMO_ONCE) $(BIN)/python -m examples.news_topic.demo
+
+# What shares nothing runs two at a time; one Ray cluster at a time is enough for two cores.
+test: $(READY)
+	@bash scripts/step.sh "unit and integration tests" \
+	  $(BIN)/pytest -n 2 --dist loadfile -m "not ($(SLOW)) and not bench"
+	@bash scripts/step.sh "tests on Ray, end to end" $(BIN)/pytest -n 0 -m "$(SLOW)"
+
+lint: $(READY)
+	@bash scripts/step.sh "ruff format" $(BIN)/ruff format --check .
+	@bash scripts/step.sh "ruff check" $(BIN)/ruff check .
+	@bash scripts/step.sh "mypy" $(BIN)/mypy -p dspex_ray -p tests -p examples
+	@bash scripts/step.sh "import contracts" $(BIN)/lint-imports
+
+check: lint
+	@bash scripts/step.sh "fast tests" \
+	  $(BIN)/pytest -q -m "not (integration or browser or bench or $(SLOW))"
+
+LOCK := $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11
+lock: $(READY)
+	$(LOCK) pyproject.toml --all-extras --group dev --group smollm2 -o requirements/dev.txt
+	$(LOCK) pyproject.toml --all-extras --group smollm2 -c requirements/dev.txt -o requirements/run.txt
+	echo uv | $(LOCK) - -c requirements/dev.txt -o requirements/uv.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

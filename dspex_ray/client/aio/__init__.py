@@ -1,0 +1,1 @@
+"""The asynchronous client: written by hand. dspex_ray/client/sync is generated from it."""

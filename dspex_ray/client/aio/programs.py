@@ -1,0 +1,229 @@
+"""Programs: their versions and labels, and running them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+from uuid import UUID
+
+from dspex_ray.client.aio.connection import AsyncConnection
+from dspex_ray.client.bodies import Ask, calling, if_match, made, params, path, payload, read_event
+from dspex_ray.core.errors import Unavailable
+from dspex_ray.core.page import DEFAULT_LIMIT, MAX_LIMIT, Page
+from dspex_ray.programs.model import (
+    ExportedVersion,
+    LabelMove,
+    LabelTarget,
+    NewProgram,
+    NewVersion,
+    Program,
+    ProgramStatus,
+    ProgramUpdate,
+    ProgramVersion,
+)
+from dspex_ray.serving.model import (
+    BatchAsk,
+    BatchResult,
+    FeedbackAsk,
+    FeedbackReceipt,
+    Outputs,
+    PredictAsk,
+    Prediction,
+    StreamEvent,
+)
+from dspex_ray.traces.model import NewFeedback
+
+_ROOT = "/api/v1/programs"
+
+
+class AsyncPrograms:
+    """`name` is a program's name; `reference` is `name`, `name@<version>` or `name@<label>`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def create(self, new: NewProgram) -> Program:
+        """A draft; with `source` a ready program with version 1 and its labels."""
+        return await self._connection.call(Program, Ask("POST", _ROOT, content=payload(new)))
+
+    async def get(self, name: str) -> Program:
+        ask = Ask("GET", path(_ROOT + "/{name}", name=name), repeatable=True)
+        return await self._connection.call(Program, ask)
+
+    async def list(
+        self,
+        *,
+        status: ProgramStatus | None = None,
+        cursor: str | None = None,
+        limit: int = DEFAULT_LIMIT,
+    ) -> Page[Program]:
+        given = params(status=status, cursor=cursor, limit=limit)
+        ask = Ask("GET", _ROOT, params=given, repeatable=True)
+        return await self._connection.call(Page[Program], ask)
+
+    async def iterate(self, *, status: ProgramStatus | None = None) -> AsyncIterator[Program]:
+        """Every program, page by page."""
+        cursor: str | None = None
+        while True:
+            page = await self.list(status=status, cursor=cursor, limit=MAX_LIMIT)
+            for program in page.items:
+                yield program
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def update(
+        self, name: str, change: ProgramUpdate, *, revision: int | None = None
+    ) -> Program:
+        """Change the given fields; with `revision`, only if the program still has it (Stale)."""
+        ask = Ask(
+            "PATCH",
+            path(_ROOT + "/{name}", name=name),
+            content=payload(change),
+            headers=if_match(revision),
+        )
+        return await self._connection.call(Program, ask)
+
+    async def archive(self, name: str) -> Program:
+        """Final: an archived program is served no longer."""
+        return await self._connection.call(
+            Program, Ask("POST", path(_ROOT + "/{name}/archive", name=name))
+        )
+
+    # --- versions and labels ---------------------------------------------------------------
+
+    async def add_version(self, name: str, new: NewVersion) -> ProgramVersion:
+        """A new version, or the existing one of the same content."""
+        ask = Ask("POST", path(_ROOT + "/{name}/versions", name=name), content=payload(new))
+        return await self._connection.call(ProgramVersion, ask)
+
+    async def versions(
+        self, name: str, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT
+    ) -> Page[ProgramVersion]:
+        """Newest first."""
+        ask = Ask(
+            "GET",
+            path(_ROOT + "/{name}/versions", name=name),
+            params=params(cursor=cursor, limit=limit),
+            repeatable=True,
+        )
+        return await self._connection.call(Page[ProgramVersion], ask)
+
+    async def version(self, name: str, number: int) -> ProgramVersion:
+        where = path(_ROOT + "/{name}/versions/{number}", name=name, number=number)
+        return await self._connection.call(ProgramVersion, Ask("GET", where, repeatable=True))
+
+    async def export(self, name: str, number: int) -> ExportedVersion:
+        """The version's artifact: `NewVersion(**exported.model_dump())` loads it again."""
+        where = path(_ROOT + "/{name}/versions/{number}/export", name=name, number=number)
+        return await self._connection.call(ExportedVersion, Ask("GET", where, repeatable=True))
+
+    async def label(self, name: str, label: str, version: int) -> Program:
+        """Put a label (`production`, `staging`, ...) on a version."""
+        where = path(_ROOT + "/{name}/labels/{label}", name=name, label=label)
+        target = payload(made(LabelTarget, version=version))
+        return await self._connection.call(Program, Ask("PUT", where, content=target))
+
+    async def label_moves(self, name: str, *, limit: int = DEFAULT_LIMIT) -> Page[LabelMove]:
+        """Newest first."""
+        ask = Ask(
+            "GET",
+            path(_ROOT + "/{name}/label-moves", name=name),
+            params=params(limit=limit),
+            repeatable=True,
+        )
+        return await self._connection.call(Page[LabelMove], ask)
+
+    # --- running ---------------------------------------------------------------------------
+
+    async def predict(
+        self,
+        reference: str,
+        inputs: Mapping[str, Any],
+        *,
+        context: Mapping[str, Any] | None = None,
+        session: str | None = None,
+        timeout_s: float | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Prediction:
+        """Run a program. `session` keeps a user on one version of a split; `timeout_s` is the
+        deadline that the platform keeps; `tags` are recorded with the execution."""
+        ask = _predict(
+            reference, inputs, context, False, timeout_s, calling(session, timeout_s, tags)
+        )
+        return await self._connection.call(Prediction, ask)
+
+    async def stream(
+        self,
+        reference: str,
+        inputs: Mapping[str, Any],
+        *,
+        context: Mapping[str, Any] | None = None,
+        session: str | None = None,
+        timeout_s: float | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> AsyncGenerator[StreamEvent]:
+        """Deltas of output fields as they come; last the `Outputs`, validated.
+
+        A failure on the way is raised, also when the stream just ends (Unavailable). Leaving the
+        iterator closes the request; use `contextlib.aclosing` to have it closed at once.
+        """
+        ask = _predict(
+            reference, inputs, context, True, timeout_s, calling(session, timeout_s, tags)
+        )
+        async with aclosing(self._connection.events(ask)) as events:
+            async for data in events:
+                event = read_event(data, self._connection.url)
+                yield event
+                if isinstance(event, Outputs):
+                    return
+        raise Unavailable("the stream was cut: it ended without its outputs")
+
+    async def batch(
+        self,
+        reference: str,
+        items: Sequence[Mapping[str, Any]],
+        *,
+        context: Mapping[str, Any] | None = None,
+        concurrency: int = 8,
+        session: str | None = None,
+        timeout_s: float | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> BatchResult:
+        """Run a program on many inputs, `concurrency` at once; one that fails fails alone."""
+        every = [dict(inputs) for inputs in items]
+        body = made(BatchAsk, items=every, context=dict(context or {}), concurrency=concurrency)
+        ask = Ask(
+            "POST",
+            path("/v1/programs/{reference}/batch", reference=reference),
+            content=payload(body),
+            headers=calling(session, timeout_s, tags),
+            timeout_s=timeout_s,
+        )
+        return await self._connection.call(BatchResult, ask)
+
+    async def feedback(self, name: str, execution_id: UUID, given: NewFeedback) -> FeedbackReceipt:
+        """Judge an execution with a key that may only invoke; recorded shortly after."""
+        body = made(FeedbackAsk, execution_id=execution_id, **given.model_dump(exclude_unset=True))
+        ask = Ask("POST", path("/v1/programs/{name}/feedback", name=name), content=payload(body))
+        return await self._connection.call(FeedbackReceipt, ask)
+
+
+def _predict(
+    reference: str,
+    inputs: Mapping[str, Any],
+    context: Mapping[str, Any] | None,
+    stream: bool,
+    timeout_s: float | None,
+    headers: Mapping[str, str],
+) -> Ask:
+    body = made(PredictAsk, inputs=dict(inputs), context=dict(context or {}), stream=stream)
+    return Ask(
+        "POST",
+        path("/v1/programs/{reference}/predict", reference=reference),
+        content=payload(body),
+        headers=headers,
+        timeout_s=timeout_s,
+        repeatable=True,
+    )

@@ -1,0 +1,145 @@
+"""A project with one of everything, and one call of every endpoint of the control plane on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+
+from dspex_ray.access.model import NewApiKey
+from dspex_ray.bootstrap import Services
+from dspex_ray.core.actor import SYSTEM, Scope
+from tests.integration.conftest import a_model, a_program, ok
+from tests.integration.traces.conftest import drain_all, drainer, spooled
+from tests.unit.traces.records import a_call, a_record, an_attempt, record_id
+
+SECRET_MARK = "mark-of-the-house"  # in every text that a stranger could be shown
+
+NAMES = ("house-m", "house-idle", "house-p", "house-old", "house-r", "house-key")
+
+
+class Call(NamedTuple):
+    """One use of an endpoint. `at` fills the path, `writes` audit events follow from it."""
+
+    method: str
+    path: str
+    at: dict[str, str] = {}
+    body: Any = None
+    writes: int = 1
+
+    @property
+    def endpoint(self) -> tuple[str, str]:
+        return self.method, self.path
+
+    async def send(self, client: httpx.AsyncClient) -> httpx.Response:
+        url = self.path.format(**self.at)
+        if isinstance(self.body, str):
+            headers = {"content-type": "application/yaml"}
+            return await client.request(self.method, url, content=self.body, headers=headers)
+        return await client.request(self.method, url, json=self.body)
+
+
+class House(NamedTuple):
+    assignment: str
+    execution: str
+
+
+def endpoints(app: FastAPI) -> set[tuple[str, str]]:
+    """(method, path) of all that the app serves, as FastAPI itself will match it."""
+    return {
+        (method, str(route.path))
+        for route in iter_route_contexts(app.routes)
+        for method in route.methods or ()
+        if method != "HEAD"
+    }
+
+
+def scope_of(method: str, path: str) -> Scope:
+    """The rule that endpoints follow: keys and audit are for admins, looking needs `read`."""
+    if path.startswith(("/v1/keys", "/v1/audit")):
+        return Scope.ADMIN
+    looks = method == "GET" or path.endswith("/estimate-cost")
+    return Scope.READ if looks else Scope.WRITE
+
+
+async def build(api: httpx.AsyncClient, services: Services, spool: Path) -> House:
+    """One of everything in the default project, each with the mark in it."""
+    await api.post("/v1/models", json=a_model("house-m", model_name=SECRET_MARK))
+    await api.post("/v1/models", json=a_model("house-idle", model_name=SECRET_MARK))
+    body = a_program("house-p", description=SECRET_MARK, labels=["production"])
+    ok(await api.post("/v1/programs", json=body), 201)
+    ok(await api.post("/v1/programs", json=a_program("house-old")), 201)
+    assignment = ok(
+        await api.post("/v1/programs/house-p/assignments", json={"model": "house-m"}), 201
+    )
+    ok(await api.post("/v1/routes/house-r/assignments", json={"model": "house-m"}), 201)
+    whole = {"arms": [{"version": 1, "weight_bp": 10_000}]}
+    ok(await api.put("/v1/programs/house-p/split", json=whole))
+    await services.keys.create(SYSTEM, NewApiKey(name="house-key", scopes=(Scope.READ,)))
+    call = a_call(an_attempt(model=SECRET_MARK))
+    spooled(spool, [a_record(1, call, tags={"t": SECRET_MARK}, program="house-p")])
+    await drain_all(drainer(services.database, spool))
+    execution = str(record_id(1))
+    said = {"comment": SECRET_MARK, "score": 1}
+    ok(await api.post(f"/v1/executions/{execution}/feedback", json=said), 201)
+    return House(assignment["id"], execution)
+
+
+def calls(house: House) -> list[Call]:
+    """Every endpoint once, in an order in which each succeeds for the house's own key."""
+    m, p, run = {"name": "house-m"}, {"name": "house-p"}, {"execution_id": house.execution}
+    two = {"source": {"module": {"type": "predict", "signature": "question -> reply"}}}
+    whole = {"arms": [{"version": 1, "weight_bp": 10_000}]}
+    looks = [
+        Call("GET", "/v1/models"),
+        Call("GET", "/v1/models/{name}", m),
+        Call("GET", "/v1/models/{name}/checks", m),
+        Call("GET", "/v1/models/{name}/prices", m),
+        Call("POST", "/v1/models/{name}/estimate-cost", m, {"text": "how much"}),
+        Call("GET", "/v1/programs"),
+        Call("GET", "/v1/programs/{name}", p),
+        Call("GET", "/v1/programs/{name}/versions", p),
+        Call("GET", "/v1/programs/{name}/versions/{number}", {**p, "number": "1"}),
+        Call("GET", "/v1/programs/{name}/versions/{number}/export", {**p, "number": "1"}),
+        Call("GET", "/v1/programs/{name}/label-moves", p),
+        Call("GET", "/v1/programs/{name}/assignments", p),
+        Call("GET", "/v1/programs/{name}/split", p),
+        Call("GET", "/v1/routes"),
+        Call("GET", "/v1/routes/{name}/assignments", {"name": "house-r"}),
+        Call("GET", "/v1/executions"),
+        Call("GET", "/v1/executions/{execution_id}", run),
+        Call("GET", "/v1/executions/{execution_id}/feedback", run),
+        Call("GET", "/v1/usage"),
+        Call("GET", "/v1/keys"),
+        Call("GET", "/v1/audit"),
+    ]
+    assign = {"model": "house-idle"}
+    assignment = {"assignment_id": house.assignment}
+    changes = [
+        Call("POST", "/v1/keys", {}, {"name": "another"}),
+        Call("POST", "/v1/keys/{key}/revoke", {"key": "house-key"}),
+        Call("POST", "/v1/models", {}, a_model("another")),
+        Call("PATCH", "/v1/models/{name}", m, {"max_tokens": 7}),
+        Call("POST", "/v1/models/{name}/check", m),
+        Call("POST", "/v1/models/{name}/approve", m),
+        Call("POST", "/v1/models/{name}/deprecate", m),
+        Call("POST", "/v1/models/{name}/retest", m),
+        Call("POST", "/v1/programs", {}, a_program("another"), writes=2),
+        Call("PATCH", "/v1/programs/{name}", p, {"description": "changed"}),
+        Call("POST", "/v1/programs/{name}/versions", p, two),
+        Call("PUT", "/v1/programs/{name}/labels/{label}", {**p, "label": "best"}, {"version": 1}),
+        Call("POST", "/v1/programs/{name}/assignments", p, assign),
+        Call("POST", "/v1/routes/{name}/assignments", {"name": "house-r"}, assign),
+        Call("PATCH", "/v1/assignments/{assignment_id}", assignment, {"weight": 5}),
+        Call("DELETE", "/v1/assignments/{assignment_id}", assignment),
+        Call("PUT", "/v1/programs/{name}/split", p, whole),
+        Call("DELETE", "/v1/programs/{name}/split", p),
+        Call("POST", "/v1/executions/{execution_id}/feedback", run, {"score": 0.5}),
+        Call("POST", "/v1/apply", {}, "routes: [{name: applied, assignments: [{model: another}]}]"),
+        Call("DELETE", "/v1/models/{name}", {"name": "unused"}),
+        Call("POST", "/v1/programs/{name}/archive", {"name": "house-old"}),
+    ]
+    return [call._replace(writes=0) for call in looks] + changes

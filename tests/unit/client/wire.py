@@ -1,0 +1,196 @@
+"""A platform that is a function: what it was asked is kept, what it answers is given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+Reply = httpx.Response | Exception
+NOW = "2026-03-01T12:00:00Z"
+PROJECT = "00000000-0000-7000-8000-000000000001"
+ID = "01957c00-0000-7000-8000-00000000000a"
+
+
+@dataclass
+class Platform:
+    """Gives `replies` in order, the last one for ever; an exception is raised as httpx would."""
+
+    replies: list[Reply] = field(default_factory=list)
+    asked: list[httpx.Request] = field(default_factory=list)
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        self.asked.append(request)
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if isinstance(reply, Exception):
+            raise reply
+        if not isinstance(reply.stream, httpx.ByteStream):
+            return reply
+        # A copy: clients bind a response to themselves.
+        return httpx.Response(reply.status_code, headers=reply.headers, content=reply.content)
+
+    @property
+    def transport(self) -> httpx.MockTransport:
+        """Async and sync."""
+        return httpx.MockTransport(self.answer)
+
+    @property
+    def last(self) -> httpx.Request:
+        return self.asked[-1]
+
+    def body(self) -> Any:
+        return json.loads(self.last.content)
+
+
+def ok(body: Any = None, status: int = 200) -> httpx.Response:
+    return httpx.Response(status, json=body)
+
+
+def problem(status: int, code: str, message: str, **details: Any) -> httpx.Response:
+    body = {"code": code, "detail": message, "status": status, "details": details}
+    return httpx.Response(status, json=body, headers={"content-type": "application/problem+json"})
+
+
+def openai_error(status: int, code: str, message: str, **details: Any) -> httpx.Response:
+    body = {"error": {"message": message, "code": code, "type": "x", "details": details}}
+    return httpx.Response(status, json=body)
+
+
+def events(*pieces: Any, done: bool = False) -> httpx.Response:
+    text = "".join(f"data: {json.dumps(piece, ensure_ascii=False)}\n\n" for piece in pieces)
+    return httpx.Response(
+        200,
+        content=(text + ("data: [DONE]\n\n" if done else "")).encode(),
+        headers={"content-type": "text/event-stream"},
+    )
+
+
+def page(*items: Any, next_cursor: str | None = None) -> httpx.Response:
+    return ok({"items": list(items), "next_cursor": next_cursor})
+
+
+def pages(*items: Any) -> Iterator[httpx.Response]:
+    """One item a page."""
+    for number, item in enumerate(items, start=1):
+        yield page(item, next_cursor=str(number) if number < len(items) else None)
+
+
+def model(name: str = "smol", **fields: Any) -> dict[str, Any]:
+    return {
+        "id": ID,
+        "project_id": PROJECT,
+        "name": name,
+        "provider": "openai",
+        "model_name": "gpt",
+        "created_at": NOW,
+        "updated_at": NOW,
+        **fields,
+    }
+
+
+def program(name: str = "news", **fields: Any) -> dict[str, Any]:
+    return {
+        "id": ID,
+        "project_id": PROJECT,
+        "name": name,
+        "created_at": NOW,
+        "updated_at": NOW,
+        **fields,
+    }
+
+
+def version(number: int = 1) -> dict[str, Any]:
+    signature = {"inputs": [{"name": "question"}], "outputs": [{"name": "answer"}]}
+    return {
+        "id": ID,
+        "project_id": PROJECT,
+        "program_id": ID,
+        "number": number,
+        "hash": "ab" * 32,
+        "artifact": {
+            "schema": 1,
+            "kind": "modules",
+            "signature": signature,
+            "modules": {"main": {"type": "predict", "signature": signature}},
+            "outputs": {"answer": "main.answer"},
+        },
+        "created_by": "key:dspex_1",
+        "created_at": NOW,
+    }
+
+
+def assignment(**fields: Any) -> dict[str, Any]:
+    return {
+        "id": ID,
+        "project_id": PROJECT,
+        "program_id": ID,
+        "model_id": ID,
+        "model_name": "smol",
+        "created_at": NOW,
+        "updated_at": NOW,
+        **fields,
+    }
+
+
+def split(*arms: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "program_id": ID,
+        "project_id": PROJECT,
+        "salt": "s",
+        "epoch": 3,
+        "arms": [{"version": number, "weight_bp": weight} for number, weight in arms],
+        "updated_at": NOW,
+    }
+
+
+def prediction(**outputs: Any) -> dict[str, Any]:
+    return {
+        "execution_id": ID,
+        "program": "news",
+        "version": 2,
+        "outputs": outputs,
+        "model": "smol",
+        "usage": {
+            "prompt_tokens": 12,
+            "completion_tokens": 3,
+            "cost_usd": "0.00015",
+            "attempts": 2,
+            "fallback": True,
+        },
+    }
+
+
+def chunk(text: str | None, **fields: Any) -> dict[str, Any]:
+    choices = [] if text is None else [{"index": 0, "delta": {"content": text}}]
+    return {"id": "c", "created": 1, "model": "smol", "choices": choices, **fields}
+
+
+def execution(**fields: Any) -> dict[str, Any]:
+    return {
+        "id": ID,
+        "project_id": PROJECT,
+        "source": "serving",
+        "status": "completed",
+        "program": "news",
+        "version": 2,
+        "endpoint": "predict",
+        "started_at": NOW,
+        "duration_ms": 812.0,
+        **fields,
+    }
+
+
+def api_key(**fields: Any) -> dict[str, Any]:
+    return {
+        "id": ID,
+        "project_id": PROJECT,
+        "name": "ci",
+        "prefix": "dspex_0a",
+        "scopes": ["invoke", "read"],
+        "created_at": NOW,
+        **fields,
+    }
