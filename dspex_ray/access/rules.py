@@ -54,11 +54,24 @@ def prefix_of(secret: str) -> str | None:
 
 
 def bearer(authorization: str | None) -> str:
-    """The secret of an Authorization header; raises Denied when there is none."""
+    """The secret of an Authorization header; raises Denied when there is none.
+
+    Bearer, or the password of Basic: a browser that shows the API reference knows no other way.
+    """
     scheme, _, secret = (authorization or "").partition(" ")
+    if scheme.lower() == "basic":
+        scheme, secret = "bearer", _password(secret)
     if scheme.lower() != "bearer" or not secret.strip():
         raise Denied("no API key: send 'Authorization: Bearer <key>'", reason="unauthenticated")
     return secret.strip()
+
+
+def _password(credentials: str) -> str:
+    try:
+        decoded = base64.b64decode(credentials, validate=True).decode()
+    except ValueError:
+        return ""
+    return decoded.partition(":")[2]
 
 
 def verify(secret: str, record: KeyRecord | None, now: datetime) -> KeyRecord:

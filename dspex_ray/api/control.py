@@ -26,6 +26,7 @@ from dspex_ray.access import routes as access_routes
 from dspex_ray.access.rules import require
 from dspex_ray.api.limits import BodyLimit
 from dspex_ray.api.problems import headers_of, problem, status_of
+from dspex_ray.api.reference import add_reference
 from dspex_ray.bootstrap import Services
 from dspex_ray.core import errors
 from dspex_ray.core.actor import Actor, Scope
@@ -47,6 +48,7 @@ def control_app(services: Services, *, lifespan: Lifespan | None = None) -> Fast
         version=__version__,
         description="Models, programs, assignments, splits, executions, keys.",
         servers=[{"url": "/api"}],
+        openapi_url=None,  # api/reference.py serves it, to those who have a key
         lifespan=lifespan or _quiet,
     )
     authorise = authoriser(services)
@@ -58,6 +60,12 @@ def control_app(services: Services, *, lifespan: Lifespan | None = None) -> Fast
     app.include_router(trace_routes.router(services.executions, authorise))
     app.include_router(declaration_routes.router(services.declarations, authorise))
     app.add_middleware(BodyLimit, max_bytes=services.settings.gateway.max_body_bytes)
+
+    async def authenticate(request: Request) -> object:
+        actor = await services.keys.authenticate(request.headers.get("authorization"))
+        return require(actor, Scope.READ)
+
+    add_reference(app, authenticate)
     _handle_errors(app)
     return app
 

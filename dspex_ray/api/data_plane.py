@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from dspex_ray import __version__
 from dspex_ray.api.openapi import CHAT_BODY
 from dspex_ray.api.problems import headers_of, openai_error, openai_status
+from dspex_ray.api.reference import add_reference
 from dspex_ray.core import errors
 from dspex_ray.core.noun import no_nul
 from dspex_ray.serving.gateway import Answer, Gateway
@@ -34,10 +35,16 @@ def data_plane_app(gateway: Gateway, *, lifespan: Lifespan | None = None) -> Fas
         version=__version__,
         description="OpenAI-compatible chat completions, and DSPy programs.",
         lifespan=lifespan or _quiet,
+        openapi_url=None,  # api/reference.py serves it, to those who have a key
     )
     _add_health(app, gateway)
     _add_chat(app, gateway)
     _add_programs(app, gateway)
+
+    async def authenticate(request: Request) -> object:
+        return gateway.asks.read(request.headers)
+
+    add_reference(app, authenticate)
     _handle_errors(app)
     return app
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,6 +53,7 @@ from dspex_ray.settings import GatewaySettings, RoutingSettings, SpoolSettings
 from dspex_ray.traces.model import ExecutionRecord, FeedbackRecord
 from dspex_ray.traces.spool import SpoolReader, SpoolWriter
 
+_PRICE = Price(prompt_usd_per_token=Decimal("0.001"), completion_usd_per_token=Decimal("0.002"))
 PACKAGES = ("dspy", "dspex_ray.testing")
 
 
@@ -224,7 +226,7 @@ class DataPlane:
                 "model_name": f"upstream-{name}",
                 "base_url": base_url,
                 "status": ModelStatus.AVAILABLE,
-                "price": Price(prompt_usd_per_token="0.001", completion_usd_per_token="0.002"),
+                "price": _PRICE,
                 "price_version": 1,
                 "stats": ModelStats(success_rate=1.0, last_health_check=now),
                 "created_at": now,

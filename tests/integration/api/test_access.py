@@ -19,13 +19,13 @@ from tests.integration.rows import Rows
 
 pytestmark = pytest.mark.integration
 
-# The API's own description, the same for everybody, which browsers ask for without a key.
-OPEN = {("GET", path) for path in ("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc")}
+# The reference of the API itself: it wants a key too, by HTTP Basic, and has a test of its own.
+REFERENCE = {("GET", path) for path in ("/openapi.json", "/docs")}
 
 
 def test_every_endpoint_is_walked_through(app: FastAPI) -> None:
     walked = [call.endpoint for call in calls(House("", ""))]
-    assert set(walked) == endpoints(app) - OPEN
+    assert set(walked) == endpoints(app) - REFERENCE
     assert len(walked) == len(set(walked))
 
 
@@ -35,17 +35,30 @@ async def test_no_endpoint_answers_without_a_key(
 ) -> None:
     client = client_of(None)
     headers = {} if authorization is None else {"authorization": authorization}
-    for method, path in sorted(endpoints(app) - OPEN):
+    for method, path in sorted(endpoints(app) - REFERENCE):
         answer = await client.request(method, path, headers=headers)
         problem = refused(answer, 401)
         assert answer.headers["www-authenticate"] == "Bearer"
         assert problem["code"] == "denied"
 
 
+async def test_the_reference_asks_a_browser_for_the_key(
+    client_of: Client, keys: dict[Scope, str]
+) -> None:
+    for _, path in sorted(REFERENCE):
+        without = await client_of(None).get(path)
+        assert without.status_code == 401
+        assert without.headers["www-authenticate"].startswith("Basic ")
+        basic = httpx.BasicAuth("anybody", keys[Scope.READ])
+        shown = await client_of(None).get(path, auth=basic)
+        assert shown.status_code == 200
+        assert "/v1/models" in shown.text
+
+
 async def test_every_endpoint_asks_for_its_own_scope(
     app: FastAPI, client_of: Client, keys: dict[Scope, str]
 ) -> None:
-    for method, path in sorted(endpoints(app) - OPEN):
+    for method, path in sorted(endpoints(app) - REFERENCE):
         needed = scope_of(method, path)
         for held in set(Scope) - {needed, Scope.ADMIN}:
             problem = refused(await client_of(keys[held]).request(method, path), 403)

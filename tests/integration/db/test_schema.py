@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, date, datetime
+from uuid import UUID
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -13,13 +14,13 @@ from sqlalchemy.engine import make_url
 
 from dspex_ray.core.actor import SYSTEM
 from dspex_ray.core.errors import Conflict, NotFound
-from dspex_ray.core.ids import DEFAULT_PROJECT, new_id
+from dspex_ray.core.ids import DEFAULT_PROJECT, ProjectId, new_id
 from dspex_ray.db import partitions
 from dspex_ray.db.configuration import bump, current
 from dspex_ray.db.engine import Database
 from dspex_ray.db.migrate import migrate
 from dspex_ray.db.move import move
-from dspex_ray.db.tables import executions, metadata, programs, state_events
+from dspex_ray.db.tables import PARTITIONED, executions, metadata, programs, state_events
 from dspex_ray.programs.model import PROGRAM_MACHINE
 
 pytestmark = pytest.mark.integration
@@ -34,8 +35,8 @@ def test_migrated_head_equals_the_metadata(database_url: str) -> None:
             opts={
                 "compare_type": True,
                 "compare_server_default": True,
-                "include_name": lambda name, kind, _: not (
-                    kind == "table" and str(name).startswith("procrastinate_")
+                "include_name": lambda name, kind, _: (
+                    not (kind == "table" and str(name).startswith("procrastinate_"))
                 ),
             },
         )
@@ -51,7 +52,7 @@ def test_migrating_twice_changes_nothing(database_url: str) -> None:
     engine.dispose()
 
 
-async def _program(database: Database) -> object:
+async def _program(database: Database) -> UUID:
     identifier = new_id()
     async with database.write() as conn:
         await conn.execute(
@@ -88,7 +89,7 @@ async def test_racing_moves_have_one_winner_and_one_event(database: Database) ->
 
 async def test_move_of_another_project_is_not_found(database: Database) -> None:
     identifier = await _program(database)
-    stranger = SYSTEM._replace(project_id=new_id())
+    stranger = SYSTEM._replace(project_id=ProjectId(new_id()))
     with pytest.raises(NotFound):
         async with database.write() as conn:
             await move(
@@ -113,5 +114,5 @@ async def test_partitions_are_made_once_and_dropped_by_age(database: Database) -
         await partitions.ensure_partitions(conn, days)
     async with database.write() as conn:
         dropped = await partitions.drop_partitions(conn, before=date(2026, 1, 2))
-    assert len(dropped) == len(partitions.PARTITIONED)
+    assert len(dropped) == len(PARTITIONED)
     assert partitions.partition_name(executions.name, date(2026, 1, 1)) in dropped
