@@ -107,7 +107,10 @@ def services_of(
     keyring: KeyRing,
     checker: Checker,
     clock: Clock | None = None,
+    *,
+    check_weights: Callable[[str], None] = lambda model_name: None,
 ) -> Services:
+    """`check_weights` raises Invalid for a hosted model whose weights this instance lacks."""
     clock = clock or SystemClock()
     models = ModelService(
         database,
@@ -116,6 +119,7 @@ def services_of(
         checker,
         allow_private_base_urls=settings.allow_private_base_urls,
         error_cooldown_s=settings.health.error_cooldown_s,
+        check_weights=check_weights,
     )
     programs = ProgramService(database, clock, allowed_packages=settings.program_packages)
 

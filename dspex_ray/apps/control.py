@@ -26,6 +26,7 @@ from dspex_ray.bootstrap import (
 from dspex_ray.core.clock import SystemClock
 from dspex_ray.jobs.actor import ensure_workers
 from dspex_ray.models.store import every_model
+from dspex_ray.serving.llama import check_weights
 
 log = structlog.get_logger()
 _EVERY_S = 1.0
@@ -49,7 +50,14 @@ def _app() -> FastAPI:
     clock = SystemClock()
     database = database_of(settings)
     checker = checker_of(settings.health, clock, hosted.hosted_transport, hosted.await_hosted)
-    services = services_of(settings, database, keyring_of(settings), checker, clock)
+    services = services_of(
+        settings,
+        database,
+        keyring_of(settings),
+        checker,
+        clock,
+        check_weights=check_weights,
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

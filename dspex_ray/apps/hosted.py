@@ -14,6 +14,7 @@ from ray.serve import Application
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from dspex_ray.core.canonical import content_hash
 from dspex_ray.core.errors import Unavailable
 from dspex_ray.models.model import Model, ModelStatus, Provider
 from dspex_ray.serving.handle_transport import HandleTransport
@@ -39,8 +40,18 @@ def is_hosted(model: Model) -> bool:
 
 
 def application_name(model: Model) -> str:
-    """One application a model revision's weights: a changed model gets a new one."""
-    return f"{PREFIX}{model.name}"
+    """Named by project and content too: another project's model of this name has a host of its
+    own, and a model whose weights or context change gets a new one."""
+    mark = content_hash([str(model.project_id), _hosting(model).model_dump()])[:8]
+    return f"{PREFIX}{model.name}-{mark}"
+
+
+def _hosting(model: Model) -> HostedModel:
+    return HostedModel(
+        name=model.name,
+        weights=model.model_name,
+        context_window=model.context_window or _CONTEXT,
+    )
 
 
 class ModelHost:
@@ -135,11 +146,7 @@ async def await_hosted(model: Model) -> None:
 def reconcile(models: list[Model]) -> None:
     """Make Serve's hosted applications those that the registry wants. Blocks; idempotent."""
     wanted = {
-        application_name(model): HostedModel(
-            name=model.name,
-            weights=model.model_name,
-            context_window=model.context_window or _CONTEXT,
-        )
+        application_name(model): _hosting(model)
         for model in models
         if is_hosted(model) and model.status is not ModelStatus.DEPRECATED
     }

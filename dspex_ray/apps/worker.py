@@ -20,6 +20,7 @@ from dspex_ray.bootstrap import (
 from dspex_ray.core.clock import SystemClock
 from dspex_ray.jobs.app import job_app
 from dspex_ray.models import tasks as model_tasks
+from dspex_ray.serving.llama import check_weights
 from dspex_ray.traces import tasks as trace_tasks
 from dspex_ray.traces.spool import SpoolReader
 from dspex_ray.traces.writer import Drainer
@@ -44,7 +45,14 @@ def worker_parts() -> WorkerParts:
     clock = SystemClock()
     database = database_of(settings)
     checker = checker_of(settings.health, clock, hosted_transport, await_hosted)
-    services = services_of(settings, database, keyring_of(settings), checker, clock)
+    services = services_of(
+        settings,
+        database,
+        keyring_of(settings),
+        checker,
+        clock,
+        check_weights=check_weights,
+    )
     app = job_app(database.url)
     model_tasks.register(app, services.models, timedelta(seconds=settings.health.check_interval_s))
     trace_tasks.register(app, database, clock, settings.retention)

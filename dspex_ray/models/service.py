@@ -43,6 +43,7 @@ from dspex_ray.models.model import (
     ModelUpdate,
     Price,
     PriceRevision,
+    Provider,
 )
 from dspex_ray.models.prices import price_of
 from dspex_ray.models.providers import read_options
@@ -68,6 +69,7 @@ class ModelService:
         *,
         allow_private_base_urls: bool,
         error_cooldown_s: float,
+        check_weights: Callable[[str], None] = lambda model_name: None,
         ids: NewId = new_id,
     ) -> None:
         self._database = database
@@ -76,6 +78,7 @@ class ModelService:
         self._checker = checker
         self._allow_private = allow_private_base_urls
         self._cooldown_s = error_cooldown_s
+        self._check_weights = check_weights
         self._ids = ids
 
     # --- reading ---------------------------------------------------------------------------
@@ -111,6 +114,8 @@ class ModelService:
         read_options(spec.provider, spec.config)
         if spec.base_url is not None:
             await check_base_url(spec.base_url, allow_private=self._allow_private)
+        elif spec.provider is Provider.LOCAL:
+            self._check_weights(spec.model_name)
 
     async def register(
         self,

