@@ -8,50 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from pydantic import BaseModel
 from ray import serve
 from ray.serve import Application
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from dspex_ray.core.canonical import content_hash
 from dspex_ray.core.errors import Unavailable
-from dspex_ray.models.model import Model, ModelStatus, Provider
+from dspex_ray.models.model import Model, ModelStatus
 from dspex_ray.serving.handle_transport import HandleTransport
+from dspex_ray.serving.hosting import PREFIX, HostedModel, application_name, hosting, is_hosted
 from dspex_ray.serving.llama import LlamaModel, LlamaOptions, find_weights
 from dspex_ray.settings import Settings
 
 log = structlog.get_logger()
-PREFIX = "hosted-"
 _PARALLEL = 2
-_CONTEXT = 4096  # tokens a call, when the model names no context window
-
-
-class HostedModel(BaseModel):
-    """What the host is built from; it can be read in the dashboard and holds no secret."""
-
-    name: str
-    weights: str
-    context_window: int = _CONTEXT
-
-
-def is_hosted(model: Model) -> bool:
-    return model.provider is Provider.LOCAL and model.base_url is None
-
-
-def application_name(model: Model) -> str:
-    """Named by project and content too: another project's model of this name has a host of its
-    own, and a model whose weights or context change gets a new one."""
-    mark = content_hash([str(model.project_id), _hosting(model).model_dump()])[:8]
-    return f"{PREFIX}{model.name}-{mark}"
-
-
-def _hosting(model: Model) -> HostedModel:
-    return HostedModel(
-        name=model.name,
-        weights=model.model_name,
-        context_window=model.context_window or _CONTEXT,
-    )
 
 
 class ModelHost:
@@ -146,7 +116,7 @@ async def await_hosted(model: Model) -> None:
 def reconcile(models: list[Model]) -> None:
     """Make Serve's hosted applications those that the registry wants. Blocks; idempotent."""
     wanted = {
-        application_name(model): _hosting(model)
+        application_name(model): hosting(model)
         for model in models
         if is_hosted(model) and model.status is not ModelStatus.DEPRECATED
     }

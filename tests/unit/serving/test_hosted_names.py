@@ -10,6 +10,7 @@ import pytest
 from dspex_ray.core.errors import Invalid
 from dspex_ray.core.ids import DEFAULT_PROJECT, ModelId, ProjectId, new_id
 from dspex_ray.models.model import Model, Provider
+from dspex_ray.serving.hosting import application_name, is_hosted
 from dspex_ray.serving.llama import SMOLLM2, check_weights
 from dspex_ray.testing.fake_clock import NOON
 
@@ -28,8 +29,6 @@ def model(**fields: Any) -> Model:
 
 
 def test_a_host_belongs_to_one_project_and_one_content() -> None:
-    from dspex_ray.apps.hosted import application_name
-
     names = {
         application_name(model()),
         application_name(model(context_window=512)),
@@ -41,9 +40,8 @@ def test_a_host_belongs_to_one_project_and_one_content() -> None:
 
 
 def test_a_model_with_an_address_is_not_hosted() -> None:
-    from dspex_ray.apps.hosted import hosted_transport
-
-    assert hosted_transport(model(base_url="http://127.0.0.1:1/v1")) is None
+    assert is_hosted(model())
+    assert not is_hosted(model(base_url="http://127.0.0.1:1/v1"))
 
 
 @pytest.mark.parametrize("name", ["gpt-4", "no-such.gguf", "/etc/passwd"])
