@@ -33,7 +33,7 @@ def configure_logs(level: str, *, stream: TextIO | None = None, tty: bool | None
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *_SHARED],
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _without_marks, *_SHARED],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *([structlog.dev.ConsoleRenderer()] if pretty else _JSON),
@@ -80,6 +80,15 @@ def withhold_content(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """A processor: values of content-named fields, however deep, become `[withheld]`."""
     result: EventDict = _without_content(event)
     return result
+
+
+def _without_marks(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Libraries mark records for themselves: once Ray is imported, each carries its timestamp."""
+    return {
+        name: value
+        for name, value in event.items()
+        if not name.startswith("_") or name in {"_record", "_from_structlog"}
+    }
 
 
 def _without_content(value: Any) -> Any:
