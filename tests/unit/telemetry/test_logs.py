@@ -45,7 +45,7 @@ def test_a_line_has_its_fields(out: io.StringIO) -> None:
 
 
 def test_the_standard_librarys_lines_look_the_same(out: io.StringIO) -> None:
-    extra = {"api_key": "sk-1", "queue": "q", "_ray_timestamp_ns": 1}
+    extra = {"api_key": "sk-1", "queue": "q", "_mark_of_a_library": 1}
     logging.getLogger("library").warning("%d left", 3, extra=extra)
     [line] = lines(out)
     assert line.pop("at").endswith("Z")
