@@ -151,24 +151,42 @@ def test_prediction_streams_deltas_and_ends_with_validated_outputs(
 
 
 @pytest.mark.parametrize(
-    ("fault", "stream"),
-    [
-        (Fault.RATE_LIMIT, False),
-        (Fault.RATE_LIMIT, True),
-        (Fault.SERVER_ERROR, False),
-        (Fault.SERVER_ERROR, True),
-        (Fault.UNAUTHORIZED, False),
-        (Fault.UNAUTHORIZED, True),
-        (Fault.MALFORMED, False),
-        (Fault.CUT, False),
+    ("fault", "stream", "strategy"),
+    [  # every pair of two of the three stands in some row
+        (Fault.RATE_LIMIT, False, "primary"),
+        (Fault.RATE_LIMIT, True, "load_balanced"),
+        (Fault.RATE_LIMIT, False, "cost_optimized"),
+        (Fault.RATE_LIMIT, True, "latency_optimized"),
+        (Fault.SERVER_ERROR, True, "primary"),
+        (Fault.SERVER_ERROR, False, "load_balanced"),
+        (Fault.SERVER_ERROR, True, "cost_optimized"),
+        (Fault.SERVER_ERROR, False, "latency_optimized"),
+        (Fault.UNAUTHORIZED, False, "primary"),
+        (Fault.UNAUTHORIZED, True, "load_balanced"),
+        (Fault.UNAUTHORIZED, True, "cost_optimized"),
+        (Fault.UNAUTHORIZED, False, "latency_optimized"),
+        # after the first content of a stream these are another test's matter
+        (Fault.MALFORMED, False, "primary"),
+        (Fault.MALFORMED, False, "load_balanced"),
+        (Fault.MALFORMED, False, "cost_optimized"),
+        (Fault.MALFORMED, False, "latency_optimized"),
+        (Fault.CUT, False, "primary"),
+        (Fault.CUT, False, "load_balanced"),
+        (Fault.CUT, False, "cost_optimized"),
+        (Fault.CUT, False, "latency_optimized"),
     ],
 )
-def test_a_fault_of_the_primary_falls_back(
-    plane: DataPlane, sim: ProviderSimulator, other: ProviderSimulator, fault: Fault, stream: bool
+def test_a_fault_of_the_choice_falls_back(
+    plane: DataPlane,
+    sim: ProviderSimulator,
+    other: ProviderSimulator,
+    fault: Fault,
+    stream: bool,
+    strategy: str,
 ) -> None:
     """Every fault before the first content is survived; cut streams are another test."""
     sim.always(fault)
-    plane.assign("r", plane.add_model("bad", sim.url), routing_strategy="primary")
+    plane.assign("r", plane.add_model("bad", sim.url), routing_strategy=strategy)
     plane.assign("r", plane.add_model("good", other.url), routing_strategy="fallback")
     body = {**ask(), "model": "route/r", "stream": stream}
     with client(plane) as http:
