@@ -238,7 +238,7 @@ def _show_result(answers: Sequence[Answer]) -> None:
 def _show_places(status: dict[str, Any], home: Path) -> None:
     places = {
         "API docs, control plane": f"{status['url']}/api/docs",
-        "API docs, data plane": f"{status['url']}/docs",
+        "API docs, data plane": f"{status['url']}/docs (any user, the API key as password)",
         "Ray dashboard": f"{status['dashboard_url']} (token in {home / 'ray-token'})",
         "API key": f"in {home / 'dev-key'}",
         "try": f"{sys.executable} -m dspex_ray.cli --home {home} status",
