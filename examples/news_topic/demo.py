@@ -231,7 +231,7 @@ def _show_result(answers: Sequence[Answer]) -> None:
     out.print(
         f"\n{right} of {len(answers)} topics are right ({right / len(answers):.0%}; guessing gives "
         "20%). The model has 135 million parameters, and its five worked\nexamples were drawn "
-        "without looking: choosing them well is what optimisation is for."
+        "by a fixed seed: choosing them well is what optimisation is for."
     )
 
 
