@@ -77,10 +77,6 @@ class KeyService:
             return None
         return await self.create(SYSTEM, NewApiKey(name=name, scopes=(Scope.ADMIN,)))
 
-    async def find(self, actor: Actor, name: str) -> ApiKey | None:
-        async with self._database.read() as conn:
-            return await store.find_live_by_name(conn, actor.project_id, name)
-
     async def authenticate(self, authorization: str | None) -> Actor:
         """The actor of an Authorization header; raises Denied."""
         secret = bearer(authorization)

@@ -59,19 +59,6 @@ async def list_keys(conn: Read, project_id: ProjectId) -> list[ApiKey]:
     return [_key(row) for row in rows]
 
 
-async def find_live_by_name(conn: Read | Write, project_id: ProjectId, name: str) -> ApiKey | None:
-    row = (
-        await conn.execute(
-            select(api_keys).where(
-                api_keys.c.project_id == project_id,
-                api_keys.c.name == name,
-                api_keys.c.revoked_at.is_(None),
-            )
-        )
-    ).first()
-    return None if row is None else _key(row)
-
-
 async def revoke(
     conn: Write, project_id: ProjectId, prefix_or_name: str, now: datetime
 ) -> ApiKey | None:

@@ -41,9 +41,6 @@ class Machine:
         """Events that have a move from `state`; empty when it is final."""
         return frozenset(event for source, event in self.moves if source == state)
 
-    def sources(self, event: str) -> frozenset[str]:
-        return frozenset(source for source, name in self.moves if name == event)
-
     def reachable(self, state: str) -> frozenset[str]:
         """States that some sequence of events reaches from `state`, itself included."""
         found, frontier = {state}, [state]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
 
 import psycopg
 import structlog
@@ -23,6 +24,7 @@ from dspex_ray.settings import GatewaySettings
 log = structlog.get_logger()
 _REPORT_S = 5.0
 _RETRY_S = 1.0
+_FORGOTTEN = timedelta(hours=1)  # rows of replicas that are long gone
 
 RequestCheck = Callable[[ModelId], Awaitable[None]]
 
@@ -90,6 +92,7 @@ class Refresher:
                 lost=self._lost(),
                 now=self._clock.now(),
             )
+            await store.forget_replicas(conn, self._clock.now() - _FORGOTTEN)
 
     async def _listen(self) -> None:
         url = psycopg_url(self._database.url)

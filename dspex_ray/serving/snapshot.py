@@ -133,6 +133,3 @@ class Configuration:
     figures_at: datetime | None = None
     database_reachable: bool = True
     wanted_checks: set[ModelId] = field(default_factory=set)
-
-    def stats(self, model: Model) -> ModelStats:
-        return self.figures.get(model.id, model.stats)
