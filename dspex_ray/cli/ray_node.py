@@ -33,6 +33,10 @@ _SOCKET_PATH_MAX = 107
 # HAProxy adds 80 bytes to its folder's name, takes 97 in all, and no relative path: so the home,
 # which is the working folder of all these processes, is named without its length.
 _HAPROXY = "/proc/self/cwd/haproxy"
+# Serve's template has no place for options of ours, but writes this value as it is. With kernel
+# splicing, HAProxy no longer notices that a client left once its body came apart from its headers
+# (docs/decisions/0009): its request would go on to the deadline.
+_BALANCE = "leastconn\n    no option splice-request"
 
 
 class Leader(NamedTuple):
@@ -108,6 +112,7 @@ def node_environment(
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+        "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": _BALANCE,
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_http),
