@@ -41,7 +41,7 @@ class SpoolSettings(_Part):
     rotate_bytes: int = Field(default=1_000_000, ge=1_000)
     max_bytes: int = Field(default=1_000_000_000, ge=1_000_000)
     drain_interval_s: float = Field(default=0.25, gt=0)
-    batch_records: int = Field(default=500, ge=1)
+    batch_records: int = Field(default=1000, ge=1)
 
 
 class HealthSettings(_Part):
