@@ -47,7 +47,7 @@ def up(
 ) -> None:
     """Start the instance in --home, or bring a running one up to date; prints where it answers."""
     home = door_of(context).home
-    with _server_packages():
+    with server_packages():
         from dspex_ray.cli.dev_key import ensure_dev_key
         from dspex_ray.cli.instance import LAPTOP_CONFIG, Instance
 
@@ -84,7 +84,7 @@ def up(
 def down(context: typer.Context, as_json: Json = False) -> None:
     """End all that `up` started in --home, and nothing else. Its data stays."""
     home = door_of(context).home
-    with _server_packages():
+    with server_packages():
         from dspex_ray.cli.instance import Instance
 
         with _progress("Ending", _STEPS_DOWN, quiet=as_json) as on_step:
@@ -96,7 +96,7 @@ def down(context: typer.Context, as_json: Json = False) -> None:
 def status(context: typer.Context, as_json: Json = False) -> None:
     """How the instance in --home is. Exits with 5 unless it runs."""
     home = door_of(context).home
-    with _server_packages():
+    with server_packages():
         from dspex_ray.cli.instance import Instance
 
         found = Instance(home).status()
@@ -135,7 +135,7 @@ def _secret(text: str | None) -> SecretStr | None:
 
 
 @contextmanager
-def _server_packages() -> Iterator[None]:
+def server_packages() -> Iterator[None]:
     """Says which extra is missing, instead of which module."""
     try:
         yield

@@ -15,6 +15,7 @@ from dspex_ray.cli import (
     apply,
     assignments,
     chat,
+    database,
     executions,
     keys,
     lifecycle,
@@ -86,6 +87,7 @@ def root(
 app.command("up")(lifecycle.up)
 app.command("down")(lifecycle.down)
 app.command("status")(lifecycle.status)
+app.command("migrate")(database.migrate)
 app.add_typer(models.app, name="model")
 app.add_typer(programs.app, name="program")
 app.command("assign")(assignments.assign)

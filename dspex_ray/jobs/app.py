@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from collections.abc import Container
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import procrastinate
 import psycopg
 from procrastinate import exceptions, manager, tasks
 from procrastinate.jobs import Job, Status
+from procrastinate.utils import utcnow
 
 from dspex_ray.db.engine import Write, psycopg_url
 from dspex_ray.jobs.queues import Queue
@@ -20,8 +22,28 @@ __all__ = ["INFRASTRUCTURE", "JobManager", "defer", "job_app"]
 log = logging.getLogger(__name__)
 
 
+# How long a job waits for a worker that knows its task, and how often that is looked for: a day.
+_UNKNOWN_PAUSE_S = 30
+_UNKNOWN_TRIES = 2_880
+
+
 class JobManager(manager.JobManager):
-    """procrastinate's, with one gap closed: a retry that an equal waiting job makes needless."""
+    """procrastinate's, with two gaps closed: a retry that an equal waiting job makes needless,
+    and a newer release's job that an older worker has taken.
+
+    `known` holds the tasks of this worker; None where nothing is run.
+    """
+
+    known: Container[str] | None = None
+
+    async def finish_job(self, job: Job, status: Status, delete_job: bool) -> None:
+        """The job's end; or back to waiting, when it failed for being of a task unknown here."""
+        unknown = self.known is not None and job.task_name not in self.known
+        if unknown and status is Status.FAILED and job.attempts < _UNKNOWN_TRIES:
+            log.warning("job %s is left to a worker that knows %s", job.id, job.task_name)
+            await self.retry_job(job, retry_at=utcnow() + timedelta(seconds=_UNKNOWN_PAUSE_S))
+        else:
+            await super().finish_job(job, status, delete_job)
 
     async def retry_job(
         self,
@@ -39,7 +61,7 @@ class JobManager(manager.JobManager):
             await super().retry_job(job, retry_at, priority, queue, lock)
         except exceptions.UniqueViolation:
             log.info("job %s is not retried: an equal job waits", job.id)
-            await self.finish_job(job, Status.FAILED, delete_job=False)
+            await super().finish_job(job, Status.FAILED, delete_job=False)
 
 
 def job_app(database_url: str) -> procrastinate.App:
@@ -56,7 +78,8 @@ def job_app(database_url: str) -> procrastinate.App:
             timeout=10,
         )
     )
-    app.job_manager = JobManager(app.connector)
+    app.job_manager = jobs = JobManager(app.connector)
+    jobs.known = app.tasks
     return app
 
 

@@ -58,7 +58,8 @@ async def recover_stalled(app: procrastinate.App, *, stalled_after_s: float) -> 
     for job in stalled:
         if job.attempts + 1 >= MAX_RUNS:
             log.error("job %s (%s) is given up: its workers keep dying", job.id, job.task_name)
-            await app.job_manager.finish_job(job, Status.FAILED, delete_job=False)
+            assert job.id is not None
+            await app.job_manager.finish_job_by_id_async(job.id, Status.FAILED, delete_job=False)
         else:
             log.warning("job %s (%s) runs again: its worker died", job.id, job.task_name)
             await app.job_manager.retry_job(job)

@@ -75,16 +75,18 @@ async def _insert_new(
     """Insert the executions; those that were not there yet, each once."""
     await conn.execute(
         text(
-            f"CREATE TEMPORARY TABLE IF NOT EXISTS {_STAGING} (LIKE executions) "
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS {_STAGING} "
+            "(LIKE executions INCLUDING DEFAULTS) "
             "ON COMMIT DELETE ROWS"
         )
     )
     await _copy(conn, _STAGING, executions, (rows.execution_row(r, days[r.id]) for r in records))
+    names = ", ".join(rows.columns(executions))  # a later release's schema may have more
     # In order of id, so that two drains of the same records wait for, never on, each other.
     inserted = await conn.execute(
         text(
-            f"INSERT INTO executions SELECT * FROM {_STAGING} ORDER BY id "  # noqa: S608 - constant
-            "ON CONFLICT DO NOTHING RETURNING id"
+            f"INSERT INTO executions ({names}) SELECT {names} FROM {_STAGING} "  # noqa: S608 - ours
+            "ORDER BY id ON CONFLICT DO NOTHING RETURNING id"
         )
     )
     new = set(inserted.scalars())

@@ -15,6 +15,7 @@ import os
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -214,6 +215,19 @@ class SpoolReader:
     def release(self, segment: Segment) -> None:
         """Leave it for whoever claims it next."""
         os.close(segment.fd)
+
+    def retry_bad(self, since: datetime) -> int:
+        """Offer the segments begun since then that were set aside once more; how many.
+
+        For a drain that starts: a newer release may read what an older one could not. What was
+        written of them already is not written twice, as long as retention has not dropped it.
+        """
+        names = [name for name in _names(self._folder) if name.endswith(BAD)]
+        young = [name for name in names if created_at(UUID(name.removesuffix(BAD))) >= since]
+        for path in (self._folder / name for name in young):
+            with suppress(FileNotFoundError):  # another drain was quicker
+                path.rename(path.with_suffix(READY))
+        return len(young)
 
 
 class SpoolFigures(NamedTuple):

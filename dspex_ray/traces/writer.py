@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 
 import psycopg
 import structlog
@@ -24,6 +24,7 @@ from dspex_ray.traces.spool import Segment, SpoolReader
 
 _log = structlog.get_logger(__name__)
 _LONGEST_WAIT_S = 15.0
+_RETRIED = timedelta(days=7)  # longer than an upgrade takes, shorter than any retention should be
 
 # Errors that lie in a record, not in the way to the database: trying again changes nothing.
 _REFUSED = (psycopg.DataError, psycopg.IntegrityError, Invalid, ValueError, TypeError)
@@ -73,6 +74,7 @@ class Drainer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Drain until told to stop. An outage is logged when it begins and when it ends."""
+        await asyncio.to_thread(self._reader.retry_bad, self._clock.now() - _RETRIED)
         away, wait_s = False, 0.0
         while not stop.is_set():
             try:

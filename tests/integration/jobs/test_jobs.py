@@ -15,6 +15,7 @@ from procrastinate.jobs import Status
 from sqlalchemy import text
 
 from dspex_ray.db.engine import Database
+from dspex_ray.jobs import app as jobs_app
 from dspex_ray.jobs.app import INFRASTRUCTURE, JobManager, defer, job_app
 from dspex_ray.jobs.maintenance import prune_finished, recover_stalled
 from dspex_ray.jobs.queues import Queue
@@ -89,6 +90,31 @@ async def test_a_worker_runs_a_job_once_and_soon(
         await until(done)
     assert log.read_text() == "hello\n"
     assert parts.closed
+
+
+async def test_a_newer_releases_job_waits_for_a_newer_worker(
+    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_app, "_UNKNOWN_PAUSE_S", 0.2)
+    old, new = Parts(database_url, tmp_path / "log"), Parts(database_url, tmp_path / "log")
+    old.app.tasks.pop("test.note")
+    async with database.write() as conn:
+        await defer(conn, "test.note", Queue.HEALTH, word="later")
+
+    async def put_back() -> bool:
+        async with database.read() as conn:
+            found = await conn.execute(text("SELECT max(attempts) FROM procrastinate_jobs"))
+            return bool(found.scalar_one() >= 2)
+
+    async def done() -> bool:
+        return await jobs(database) == [("test.note", "succeeded")]
+
+    async with working(quick_worker(old)):
+        await until(put_back)
+    assert not (tmp_path / "log").exists()
+    async with working(quick_worker(new)):
+        await until(done)
+    assert (tmp_path / "log").read_text() == "later\n"
 
 
 async def test_infrastructure_failures_are_retried_and_others_are_not(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from dspex_ray.db.tables import (
     usage_minutes,
 )
 from dspex_ray.settings import SpoolSettings
+from dspex_ray.traces import spool
 from dspex_ray.traces.model import ExecutionRecord, Source
 from dspex_ray.traces.rules import SPEAKS_OF_MODEL
 from dspex_ray.traces.service import TraceService
@@ -346,6 +348,34 @@ async def test_what_postgres_cannot_hold_is_set_aside_and_the_rest_is_written(
     await drain_all(drainer(house, tmp_path))
     assert [row["id"] for row in await table_rows(house, executions)] == [r.id for r in good]
     assert {path.suffix for path in tmp_path.iterdir()} == {".bad"}
+
+
+async def test_a_newer_releases_records_wait_for_a_newer_drain(
+    house: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        body = spool.encode(a_record(1))[18:-1]
+        newer.setattr(spool, "encode", lambda _: spool._framed(body[:-1] + b',"later":1}'))
+        spooled(tmp_path, [a_record(1)])
+    spooled(tmp_path, [a_record(2)])
+    await drain_all(drainer(house, tmp_path))
+    assert [row["id"] for row in await table_rows(house, executions)] == [record_id(2)]
+    (kept,) = tmp_path.iterdir()
+    later = spool.decode
+    monkeypatch.setattr(
+        spool, "decode", lambda line: later(spool._framed(line[18:-1].replace(b',"later":1', b"")))
+    )
+    reader = spool.SpoolReader(tmp_path)
+    assert reader.retry_bad(NOW + timedelta(seconds=1)) == 0  # too old to be written once only
+    assert kept.exists()
+    stop = asyncio.Event()
+    running = asyncio.create_task(drainer(house, tmp_path).run(stop))
+    async with asyncio.timeout(10):
+        while await _count(house, executions) == 1:
+            await asyncio.sleep(0.02)
+    stop.set()
+    await running
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_null_bytes_and_big_numbers_are_stored(house: Database, tmp_path: Path) -> None:
