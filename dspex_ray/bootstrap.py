@@ -20,10 +20,11 @@ from dspex_ray.models.model import HealthCheck, Model
 from dspex_ray.models.providers import build_engine
 from dspex_ray.models.secrets import SecretBox, load_key
 from dspex_ray.models.service import Checker, ModelService
+from dspex_ray.placements.service import PlacementService, require_placed
 from dspex_ray.programs.service import ProgramService
 from dspex_ray.routing.service import AssignmentService
 from dspex_ray.serving.engines import TransportFor
-from dspex_ray.serving.service import SplitService
+from dspex_ray.serving.service import SplitService, VersionTraffic
 from dspex_ray.settings import HealthSettings, Settings
 from dspex_ray.telemetry.logs import configure_logs
 from dspex_ray.traces.service import TraceService
@@ -42,6 +43,7 @@ class Services:
     programs: ProgramService
     assignments: AssignmentService
     splits: SplitService
+    placements: PlacementService
     executions: TraceService
     declarations: DeclarationService
 
@@ -121,8 +123,13 @@ def services_of(
         error_cooldown_s=settings.health.error_cooldown_s,
         check_weights=check_weights,
     )
-    programs = ProgramService(database, clock, allowed_packages=settings.program_packages)
-
+    programs = ProgramService(
+        database,
+        clock,
+        allowed_packages=settings.program_packages,
+        require_placed=require_placed,
+    )
+    placements = PlacementService(database, clock, settings.placement, VersionTraffic(clock))
     assignments = AssignmentService(database, clock, programs.require_predictor)
     splits = SplitService(database, clock)
     return Services(
@@ -135,6 +142,7 @@ def services_of(
         programs=programs,
         assignments=assignments,
         splits=splits,
+        placements=placements,
         executions=TraceService(database, clock),
-        declarations=DeclarationService(models, programs, assignments, splits),
+        declarations=DeclarationService(models, programs, assignments, splits, placements),
     )

@@ -34,6 +34,10 @@ class RoutingSettings(_Part):
     retry_max_ms: int = Field(default=8_000, ge=1)
     breaker_failures: int = Field(default=5, ge=1, description="in a row, to open")
     breaker_open_s: float = Field(default=15.0, gt=0, description="before a half-open probe")
+    cache_max_bytes: int = Field(
+        default=64_000_000, ge=0, description="cached answers of one process; 0 keeps none"
+    )
+    cache_max_entries: int = Field(default=50_000, ge=1)
 
 
 class SpoolSettings(_Part):
@@ -51,8 +55,39 @@ class HealthSettings(_Part):
     error_cooldown_s: int = Field(default=600, ge=0, description="before a retest from 'error'")
 
 
+class PlacementSettings(_Part):
+    start_timeout_s: float = Field(
+        default=120.0, gt=0, description="before a dedicated version that does not start has failed"
+    )
+    drain_timeout_s: float = Field(
+        default=60.0, gt=0, description="what requests under way get when its replicas end"
+    )
+    packages: tuple[str, ...] = Field(
+        default=(), description="packages that the pip of a runtime_env may name"
+    )
+    archives: tuple[str, ...] = Field(
+        default=(), description="what addresses of working_dir and py_modules must begin with"
+    )
+
+
 class RetentionSettings(_Part):
     records_days: int = Field(default=90, ge=1)
+
+
+class TelemetrySettings(_Part):
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="an OpenTelemetry collector's HTTP endpoint; spans go to its /v1/traces",
+    )
+    spans_file: bool = Field(default=False, description="spans into home/logs/spans.jsonl")
+    sample_ratio: float = Field(
+        default=1.0, ge=0, le=1, description="of the requests whose client did not decide"
+    )
+
+    @property
+    def traces(self) -> bool:
+        return self.otlp_endpoint is not None or self.spans_file
 
 
 class Settings(BaseSettings):
@@ -78,6 +113,8 @@ class Settings(BaseSettings):
     spool: SpoolSettings = SpoolSettings()
     health: HealthSettings = HealthSettings()
     retention: RetentionSettings = RetentionSettings()
+    placement: PlacementSettings = PlacementSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     log_level: str = "INFO"
 
     @property

@@ -32,9 +32,11 @@ from dspex_ray.core import errors
 from dspex_ray.core.actor import Actor, Scope
 from dspex_ray.declarations import routes as declaration_routes
 from dspex_ray.models import routes as model_routes
+from dspex_ray.placements import routes as placement_routes
 from dspex_ray.programs import routes as program_routes
 from dspex_ray.routing import routes as routing_routes
 from dspex_ray.serving import routes as serving_routes
+from dspex_ray.telemetry.serve import OFF
 from dspex_ray.traces import routes as trace_routes
 
 log = structlog.get_logger()
@@ -49,6 +51,7 @@ def control_app(services: Services, *, lifespan: Lifespan | None = None) -> Fast
         description="Models, programs, assignments, splits, executions, keys.",
         servers=[{"url": "/api"}],
         openapi_url=None,  # api/reference.py serves it, to those who have a key
+        telemetry=OFF,
         lifespan=lifespan or _quiet,
     )
     authorise = authoriser(services)
@@ -57,6 +60,7 @@ def control_app(services: Services, *, lifespan: Lifespan | None = None) -> Fast
     app.include_router(program_routes.router(services.programs, authorise))
     app.include_router(routing_routes.router(services.assignments, authorise))
     app.include_router(serving_routes.router(services.splits, authorise))
+    app.include_router(placement_routes.router(services.placements, authorise))
     app.include_router(trace_routes.router(services.executions, authorise))
     app.include_router(declaration_routes.router(services.declarations, authorise))
     app.add_middleware(BodyLimit, max_bytes=services.settings.gateway.max_body_bytes)

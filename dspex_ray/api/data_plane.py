@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any
@@ -22,6 +23,8 @@ from dspex_ray.core.noun import no_nul
 from dspex_ray.serving.gateway import Answer, Gateway
 from dspex_ray.serving.model import BatchAsk, FeedbackAsk, PredictAsk
 from dspex_ray.serving.relay import relayed
+from dspex_ray.serving.request import Ask
+from dspex_ray.telemetry.serve import OFF
 
 log = structlog.get_logger()
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -36,13 +39,14 @@ def data_plane_app(gateway: Gateway, *, lifespan: Lifespan | None = None) -> Fas
         description="OpenAI-compatible chat completions, and DSPy programs.",
         lifespan=lifespan or _quiet,
         openapi_url=None,  # api/reference.py serves it, to those who have a key
+        telemetry=OFF,
     )
     _add_health(app, gateway)
     _add_chat(app, gateway)
     _add_programs(app, gateway)
 
     async def authenticate(request: Request) -> object:
-        return gateway.asks.read(request.headers)
+        return gateway.asks.read(_headers(request))
 
     add_reference(app, authenticate)
     _handle_errors(app)
@@ -71,15 +75,15 @@ def _add_chat(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/v1/models", tags=["chat"])
     async def list_models(request: Request) -> Response:
         """Models, routes (`route/<name>`) and programs (`program/<name>`) that can be called."""
-        ask = gateway.asks.read(request.headers)
+        ask = gateway.asks.read(_headers(request))
         return _answer(gateway.list_models(ask))
 
     @app.post("/v1/chat/completions", tags=["chat"], openapi_extra=CHAT_BODY)
     async def chat_completions(request: Request) -> Response:
         """As OpenAI's. `model`: a registered model, `route/<name>`, or
         `program/<name>[@version|@label]`."""
-        ask = gateway.asks.read(request.headers)
-        body = await _json(request, gateway)
+        ask = gateway.asks.read(_headers(request))
+        body = await _json(request, gateway, ask)
         result = await gateway.chat(ask, body)
         if isinstance(result, Answer):
             return _answer(result)
@@ -92,8 +96,8 @@ def _add_programs(app: FastAPI, gateway: Gateway) -> None:
     )
     async def predict(program: str, request: Request) -> Response:
         """Run a program: `name`, `name@<version>` or `name@<label>`. With `stream`, events."""
-        ask = gateway.asks.read(request.headers)
-        wanted = _parse(PredictAsk, await _json(request, gateway))
+        ask = gateway.asks.read(_headers(request))
+        wanted = _parse(PredictAsk, await _json(request, gateway, ask))
         if not wanted.stream:
             return _answer(await gateway.predict(ask, program, wanted))
         return await _events(gateway.predict_stream(ask, program, wanted))
@@ -101,8 +105,8 @@ def _add_programs(app: FastAPI, gateway: Gateway) -> None:
     @app.post("/v1/programs/{program}/batch", tags=["programs"], openapi_extra=_body_of(BatchAsk))
     async def batch(program: str, request: Request) -> Response:
         """Run a program on many inputs; each item has its outputs or its error."""
-        ask = gateway.asks.read(request.headers)
-        wanted = _parse(BatchAsk, await _json(request, gateway))
+        ask = gateway.asks.read(_headers(request))
+        wanted = _parse(BatchAsk, await _json(request, gateway, ask))
         return _answer(await gateway.batch(ask, program, wanted))
 
     @app.post(
@@ -113,9 +117,15 @@ def _add_programs(app: FastAPI, gateway: Gateway) -> None:
     )
     async def feedback(program: str, request: Request) -> Response:
         """Judge an execution of the program; it is recorded with the next drain."""
-        ask = gateway.asks.read(request.headers)
-        wanted = _parse(FeedbackAsk, await _json(request, gateway))
+        ask = gateway.asks.read(_headers(request))
+        wanted = _parse(FeedbackAsk, await _json(request, gateway, ask))
         return _answer(gateway.feedback(ask, program, wanted), status=202)
+
+
+def _headers(request: Request) -> dict[str, str]:
+    """By lower-case name, the first of each: read a dozen times, which Starlette's are slow at."""
+    pairs = reversed(request.scope["headers"])
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in pairs}
 
 
 def _body_of(model: type[BaseModel]) -> dict[str, Any]:
@@ -124,8 +134,23 @@ def _body_of(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-async def _json(request: Request, gateway: Gateway) -> Any:
-    """The body, parsed; raises TooLarge before it is read whole, Invalid when it is not JSON."""
+async def _json(request: Request, gateway: Gateway, ask: Ask) -> Any:
+    """The body, parsed; raises TooLarge before it is read whole, Invalid when it is not JSON,
+    DeadlineExceeded when it does not arrive in the request's time."""
+    try:
+        async with asyncio.timeout(ask.deadline - ask.started):
+            content = await _body(request, gateway)
+    except TimeoutError:
+        raise errors.DeadlineExceeded("the body did not arrive in time") from None
+    try:
+        body = orjson.loads(content)
+    except ValueError:
+        raise errors.Invalid("the body is not JSON", field="body", rule="json") from None
+    no_nul(body)
+    return body
+
+
+async def _body(request: Request, gateway: Gateway) -> bytes:
     limit = gateway.settings.max_body_bytes
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > limit:
@@ -137,12 +162,7 @@ async def _json(request: Request, gateway: Gateway) -> Any:
         if size > limit:
             raise errors.TooLarge(f"the body is over {limit} bytes", field="body")
         parts.append(chunk)
-    try:
-        body = orjson.loads(b"".join(parts))
-    except ValueError:
-        raise errors.Invalid("the body is not JSON", field="body", rule="json") from None
-    no_nul(body)
-    return body
+    return b"".join(parts)
 
 
 def _parse(kind: type[Any], body: Any) -> Any:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import ray
 import structlog
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
@@ -13,7 +14,7 @@ from ray import serve
 from ray.serve import Application
 
 from dspex_ray.api.control import control_app
-from dspex_ray.apps import hosted
+from dspex_ray.apps import dedicated, hosted
 from dspex_ray.apps.worker import WORKER_BUILD
 from dspex_ray.bootstrap import (
     Services,
@@ -27,9 +28,11 @@ from dspex_ray.core.clock import SystemClock
 from dspex_ray.jobs.actor import ensure_workers
 from dspex_ray.models.store import every_model
 from dspex_ray.serving.llama import check_weights
+from dspex_ray.traces.losses import GRACE, count_losses
 
 log = structlog.get_logger()
 _EVERY_S = 1.0
+_COUNT_EVERY_S = 5.0
 
 
 class ControlArgs(BaseModel):
@@ -61,17 +64,19 @@ def _app() -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loop = asyncio.create_task(_keep(services))
+        loops = [asyncio.create_task(loop(services)) for loop in (_keep, _count_losses)]
         yield
-        loop.cancel()
-        await asyncio.gather(loop, return_exceptions=True)
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
         await database.close()
 
     return control_app(services, lifespan=lifespan)
 
 
 async def _keep(services: Services) -> None:
-    """Workers on every node, hosts for every hosted model: compared every second, mended."""
+    """Workers on every node, hosts for every hosted model, an application for every dedicated
+    version: compared every second, mended."""
     while True:
         await _try(lambda: ensure_workers(WORKER_BUILD))
         try:
@@ -81,7 +86,29 @@ async def _keep(services: Services) -> None:
             log.warning("cannot read the registry", error=type(error).__name__)
         else:
             await _try(lambda: hosted.reconcile(models))  # noqa: B023 - called at once
+        try:
+            await dedicated.reconcile(services.placements, services.clock)
+        except Exception as error:
+            log.warning("placing failed; it is tried again", error=repr(error)[:300])
         await asyncio.sleep(_EVERY_S)
+
+
+async def _count_losses(services: Services) -> None:
+    """Say what nodes that are gone took with them. Begins late: after a restart of the whole
+    cluster its spools are drained first."""
+    await asyncio.sleep(GRACE.total_seconds())
+    while True:
+        await asyncio.sleep(_COUNT_EVERY_S)
+        try:
+            nodes = await asyncio.to_thread(ray.nodes)
+            alive = [node["NodeID"] for node in nodes if node["Alive"]]
+            async with services.database.write() as conn:
+                lost = await count_losses(conn, alive, services.clock.now())
+        except Exception as error:
+            log.warning("losses cannot be counted", error=type(error).__name__)
+        else:
+            for node in lost:
+                log.error("records_lost_with_node", node=node.node, records=node.records)
 
 
 async def _try(work: Callable[[], object]) -> None:

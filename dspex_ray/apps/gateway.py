@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-import secrets
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
+import ray
 import structlog
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
@@ -17,24 +14,24 @@ from ray import serve
 from ray.serve import Application
 
 from dspex_ray.api.data_plane import data_plane_app
-from dspex_ray.apps.hosted import hosted_transport
-from dspex_ray.bootstrap import database_of, keyring_of, read_settings
+from dspex_ray.apps.dedicated import ServeReplicas
+from dspex_ray.apps.replica import Replica
+from dspex_ray.bootstrap import read_settings
 from dspex_ray.core.clock import SystemClock
-from dspex_ray.core.ids import ModelId, new_id
-from dspex_ray.models.service import enqueue_check
-from dspex_ray.routing.breaker import Breakers
-from dspex_ray.routing.limits import Limits
-from dspex_ray.routing.router import Router
+from dspex_ray.core.ids import new_id, random_bits
 from dspex_ray.serving.asks import Asks
-from dspex_ray.serving.engines import EnginePool
-from dspex_ray.serving.executor import Executor
+from dspex_ray.serving.dedicated import DedicatedRunner
 from dspex_ray.serving.gateway import Gateway
-from dspex_ray.serving.refresher import Refresher
+from dspex_ray.serving.metering import Metering
+from dspex_ray.serving.runner import ByPlacement
 from dspex_ray.serving.snapshot import Configuration
 from dspex_ray.settings import Settings
+from dspex_ray.telemetry.metrics import RayMeters
+from dspex_ray.traces.losses import SpoolReporter
 from dspex_ray.traces.spool import SpoolWriter
 
 log = structlog.get_logger()
+_MEASURE_S = 1.0
 
 
 class GatewayArgs(BaseModel):
@@ -60,73 +57,62 @@ class GatewayProcess:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        clock = SystemClock()
-        self._configuration = Configuration()
-        self._database = database_of(settings)
-        self._engines = EnginePool(self._configuration, hosted_transport)
-        self._limits = Limits()
+        self._clock = clock = SystemClock()
+        configuration = Configuration()
         self._spool = SpoolWriter(settings.spool_dir, settings.spool, clock, new_id)
-        self._threads = ThreadPoolExecutor(settings.gateway.sync_threads, "program")
-        router = Router(
-            settings.routing,
+        self._meters = RayMeters()
+        self._metering = Metering(self._meters, configuration)
+        self._replica = Replica(
+            settings,
             clock,
-            random.Random(),  # noqa: S311 - draws by weight and jitters waits
-            self._engines,
-            Breakers(settings.routing),
-            self._limits,
-            self._configuration.wanted_checks.add,
+            "gateway",
+            configuration=configuration,
+            lost=lambda: self._spool.lost,
+            waited_for_thread=self._metering.waited_for_thread,
         )
-        gateway = Gateway(
-            configuration=self._configuration,
-            asks=Asks(self._configuration, settings.gateway, clock, new_id, secrets.randbits),
-            router=router,
-            executor=Executor(settings.program_packages),
+        self._gateway = Gateway(
+            configuration=configuration,
+            asks=Asks(configuration, settings.gateway, clock, new_id, random_bits),
+            router=self._replica.router,
+            runner=ByPlacement(self._replica.runner, DedicatedRunner(ServeReplicas(), clock)),
             spool=self._spool,
-            threads=self._threads,
             settings=settings.gateway,
             clock=clock,
+            metering=self._metering,
         )
-        self._refresher = Refresher(
-            self._configuration,
-            self._database,
-            keyring_of(settings),
-            clock,
-            settings.gateway,
-            self._request_check,
-            replica=_replica(),
-            node=os.uname().nodename,
-            pid=os.getpid(),
-            lost=lambda: self._spool.lost,
-        )
-        self.app = data_plane_app(gateway, lifespan=self._life)
+        node = ray.get_runtime_context().get_node_id()
+        self._reporter = SpoolReporter(self._replica.database, self._spool, node, clock)
+        self.app = data_plane_app(self._gateway, lifespan=self._life)
 
     @asynccontextmanager
     async def _life(self, app: FastAPI) -> AsyncIterator[None]:
-        self._refresher.start()
-        rotating = asyncio.create_task(self._rotate())
+        self._replica.start()
+        ticking = [
+            asyncio.create_task(work())
+            for work in (self._rotate, self._measure, self._reporter.run)
+        ]
         yield
-        rotating.cancel()
-        await asyncio.gather(rotating, return_exceptions=True)
-        await self._refresher.stop()
-        await self._engines.aclose()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for task in ticking:
+            task.cancel()
+        await asyncio.gather(*ticking, return_exceptions=True)
+        await self._replica.stop()
         self._spool.close()
-        await self._database.close()
 
     async def _rotate(self) -> None:
-        """Hand full or old segments to the drainer, and keep this replica's share of limits."""
+        """Hand full or old segments to the drainer."""
         while True:
             await asyncio.sleep(self._settings.spool.rotate_s)
-            self._limits.share = 1 / self._configuration.snapshot.replicas
             self._spool.rotate()
 
-    async def _request_check(self, model_id: ModelId) -> None:
-        async with self._database.write() as conn:
-            await enqueue_check(conn, model_id)
-
-
-def _replica() -> str:
-    try:
-        return str(serve.get_replica_context().replica_tag)
-    except Exception:
-        return f"process-{os.getpid()}"
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(_MEASURE_S)
+            state = self._gateway.readiness()
+            self._metering.sample(
+                inflight=state["inflight"],
+                records_lost=state["records_lost"],
+                breakers=self._replica.breakers,
+                now=self._clock.now(),
+                at=self._clock.monotonic(),
+            )
+            self._meters.flush()

@@ -10,6 +10,7 @@ from datetime import timedelta
 import procrastinate
 
 from dspex_ray.apps.hosted import await_hosted, hosted_transport
+from dspex_ray.apps.worker_meters import WorkerMeters
 from dspex_ray.bootstrap import (
     checker_of,
     database_of,
@@ -21,6 +22,7 @@ from dspex_ray.core.clock import SystemClock
 from dspex_ray.jobs.app import job_app
 from dspex_ray.models import tasks as model_tasks
 from dspex_ray.serving.llama import check_weights
+from dspex_ray.telemetry.metrics import RayMeters
 from dspex_ray.traces import tasks as trace_tasks
 from dspex_ray.traces.spool import SpoolReader
 from dspex_ray.traces.writer import Drainer
@@ -58,7 +60,9 @@ def worker_parts() -> WorkerParts:
     trace_tasks.register(app, database, clock, settings.retention)
     drainer = Drainer(database, SpoolReader(settings.spool_dir), settings.spool, clock)
 
+    meters = WorkerMeters(RayMeters(), drainer, settings.spool_dir, database, clock)
+
     async def drain() -> None:
         await drainer.run(asyncio.Event())
 
-    return WorkerParts(app=app, background=(drain,), closing=database.close)
+    return WorkerParts(app=app, background=(drain, meters.run), closing=database.close)

@@ -36,6 +36,8 @@ def apply(
         counts = Counter(step.change for step in plan.steps)
         done = "Applied" if plan.applied else "Not applied (dry run)"
         say(f"{done}: {', '.join(f'{counts[change]} {change}' for change in Change)}.")
+        if plan.replicas is not None:
+            say(f"Applied by {plan.replicas.applied} of {plan.replicas.total} replicas.")
 
 
 def _draw(plan: Plan) -> Any:

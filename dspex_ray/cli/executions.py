@@ -216,7 +216,7 @@ def _count(tokens: int | None) -> str:
 def _draw_usage(rows: list[UsageRow], groups: list[UsageGroup]) -> Any:
     ordered = [group for group in UsageGroup if group in groups]
     columns = [group.upper() for group in ordered]
-    columns += ["REQUESTS", "ATTEMPTS", "SUCCESS", "TOKENS", "COST", "P50", "P95", "P99"]
+    columns += ["REQUESTS", "ATTEMPTS", "CACHED", "SUCCESS", "TOKENS", "COST", "P50", "P95", "P99"]
     return table(columns, (_usage_row(row, ordered) for row in rows))
 
 
@@ -237,6 +237,7 @@ def _usage_row(row: UsageRow, groups: list[UsageGroup]) -> list[object]:
         *(keys[group] for group in groups),
         row.requests,
         row.attempts,
+        row.cached,
         share(row.success_rate),
         _tokens(row.prompt_tokens, row.completion_tokens),
         cost,

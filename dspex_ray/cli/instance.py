@@ -67,6 +67,12 @@ class InstanceState(BaseModel):
         return f"http://127.0.0.1:{self.ports.dashboard}"
 
     @property
+    def metrics_url(self) -> str | None:
+        """Where Prometheus scrapes this node, Ray's metrics and ours; None: Ray chose the port."""
+        port = self.ports.metrics
+        return f"http://127.0.0.1:{port}/metrics" if port else None
+
+    @property
     def ray_address(self) -> str:
         return f"127.0.0.1:{self.ports.gcs}"
 
@@ -223,8 +229,7 @@ class Instance:
         """The URL; the embedded server is started unless it runs."""
         if kind == "embedded":
             url = _embedded(self.home).start()
-            # As root it opens every parent folder to its own user, which only starting needs.
-            self.home.chmod(0o700)
+            self._close()  # the wheel has opened it to everybody
             return SecretStr(url)
         if configured is None:
             raise Invalid(
@@ -299,9 +304,8 @@ class Instance:
             ray_node.end_processes(state.id, state.leader)
         if state.database == "embedded":
             with _step("Postgres ended", on_step):
-                self.home.chmod(0o711)  # as root, it is ended by its own user too
                 _embedded(self.home).stop()
-                self.home.chmod(0o700)
+                self._close()
         self._state_file.unlink(missing_ok=True)
         return True
 
@@ -333,11 +337,17 @@ class Instance:
         finally:
             api.close()
 
+    def _close(self) -> None:
+        """Nobody else may look into the home. As root the embedded Postgres is another user, who
+        passes through to its own folder as long as it runs: at every checkpoint, not only at its
+        start."""
+        self.home.chmod(0o711 if os.geteuid() == 0 else 0o700)
+
     @contextmanager
     def _only_one(self) -> Iterator[None]:
         """Refuse to work on a home that another process works on; the lock dies with its owner."""
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.home.chmod(0o700)
+        self._close()
         with (self.home / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -106,6 +106,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         "phase": found.phase,
         "url": None if state is None else state.url,
         "dashboard_url": None if state is None else state.dashboard_url,
+        "metrics_url": None if state is None else state.metrics_url,
         "database": None if state is None else state.database,
         "started_at": None if state is None else state.started_at,
         "applications": {

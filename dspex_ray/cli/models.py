@@ -44,6 +44,9 @@ Functions = Annotated[bool | None, typer.Option("--functions/--no-functions")]
 Streaming = Annotated[bool | None, typer.Option("--streaming/--no-streaming")]
 PerMinute = Annotated[int | None, typer.Option(help="Requests a minute, at most.")]
 TimeoutS = Annotated[float | None, typer.Option(help="Seconds an attempt may take.")]
+CacheTtlS = Annotated[
+    int | None, typer.Option(help="Seconds an answer may be replayed to the same request.")
+]
 
 
 @app.command()
@@ -64,6 +67,7 @@ def register(
     streaming: Streaming = None,
     requests_per_minute: PerMinute = None,
     timeout_s: TimeoutS = None,
+    cache_ttl_s: CacheTtlS = None,
     test: Annotated[bool, typer.Option("--test/--no-test", help="Check it by a call.")] = True,
     as_json: Json = False,
 ) -> None:
@@ -81,6 +85,7 @@ def register(
         supports_streaming=streaming,
         requests_per_minute=requests_per_minute,
         timeout_s=timeout_s,
+        cache_ttl_s=cache_ttl_s,
     )
     with door_of(context).client() as client:
         registered = client.models.register(spec, test_on_creation=test)
@@ -104,6 +109,10 @@ def update(
     streaming: Streaming = None,
     requests_per_minute: PerMinute = None,
     timeout_s: TimeoutS = None,
+    cache_ttl_s: CacheTtlS = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Turn the response cache off.")
+    ] = False,
     revision: Annotated[int | None, typer.Option(help="Only if it is at this revision.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -119,7 +128,12 @@ def update(
         supports_streaming=streaming,
         requests_per_minute=requests_per_minute,
         timeout_s=timeout_s,
+        cache_ttl_s=cache_ttl_s,
     )
+    if no_cache:
+        if cache_ttl_s is not None:
+            raise typer.BadParameter("give --cache-ttl-s or --no-cache, not both")
+        change = change.model_copy(update={"cache_ttl_s": None})
     if not change.model_fields_set:
         raise typer.BadParameter("nothing to change: give at least one option")
     with door_of(context).client() as client:
@@ -293,6 +307,7 @@ def _draw(model: Model) -> Any:
             ("context window", model.context_window),
             ("requests a minute", model.requests_per_minute),
             ("timeout", f"{model.timeout_s:g} s"),
+            ("cached for", None if model.cache_ttl_s is None else f"{model.cache_ttl_s} s"),
             ("managed by", model.managed_by),
             ("revision", model.revision),
         )

@@ -33,6 +33,7 @@ class Ports(BaseModel):
     fallback_grpc: int
     replica_http: int  # the first of REPLICA_PORTS
     replica_grpc: int  # the first of REPLICA_PORTS
+    metrics: int = 0  # Prometheus scrapes it; 0 in the file of an older release: Ray chose one
 
 
 def choose_ports(
@@ -72,6 +73,7 @@ def choose_ports(
         fallback_grpc=one(),
         replica_http=block(),
         replica_grpc=block(),
+        metrics=one(),
     )
 
 

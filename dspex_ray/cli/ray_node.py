@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from dspex_ray.api import edge
 from dspex_ray.cli.ports import REPLICA_PORTS, Ports
 from dspex_ray.core.errors import Invalid
+from dspex_ray.telemetry.serve import serve_variables
 
 INSTANCE_VARIABLE = "DSPEX_RAY_INSTANCE"
 
@@ -99,6 +101,7 @@ def node_environment(
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        **serve_variables(environment),
         **inherited,
         "PATH": os.pathsep.join([scripts, environment.get("PATH", os.defpath)]),
         INSTANCE_VARIABLE: instance,
@@ -113,6 +116,7 @@ def node_environment(
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
         "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": _BALANCE,
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": edge.IMPORT_PATH,
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports.fallback_http),
@@ -220,6 +224,7 @@ def _command(home: Path, ports: Ports) -> list[str]:
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={ports.dashboard}",
         f"--dashboard-agent-listen-port={ports.agent}",
+        f"--metrics-export-port={ports.metrics}",
         "--no-monitor",  # the autoscaler's: there is one node, and no other to add
         "--min-worker-port=0",
         "--max-worker-port=0",

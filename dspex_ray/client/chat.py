@@ -21,6 +21,18 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
+class CallableModel(_Part):
+    """What chat completions can be asked of: a model, `route/<name>` or `program/<name>`."""
+
+    id: str
+    created: int
+    owned_by: str  #: "model", "route" or "program"
+
+
+class CallableModels(_Part):
+    data: list[CallableModel]
+
+
 class ChatUsage(_Part):
     prompt_tokens: int
     completion_tokens: int

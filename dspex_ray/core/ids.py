@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
+import os
+import random
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import NewType
@@ -20,6 +21,11 @@ KeyId = NewType("KeyId", UUID)
 
 NewId = Callable[[], UUID]
 
+# Ids are unique, not secret: a generator that the system seeds, instead of a system call for each.
+_random = random.Random()  # noqa: S311 - see above
+os.register_at_fork(after_in_child=_random.seed)
+random_bits: Callable[[int], int] = _random.getrandbits
+
 # The one project of this release. A constant, so that a fresh database and its snapshot agree.
 DEFAULT_PROJECT = ProjectId(UUID("00000000-0000-7000-8000-000000000001"))
 
@@ -32,12 +38,10 @@ def uuid7(unix_ms: int, random_80: int) -> UUID:
     return UUID(int=value)
 
 
-def id_source(
-    clock: Clock | None = None, random_bits: Callable[[int], int] = secrets.randbits
-) -> NewId:
+def id_source(clock: Clock | None = None, bits: Callable[[int], int] = random_bits) -> NewId:
     """A function that makes ids from this clock and this randomness."""
     source = clock or SystemClock()
-    return lambda: uuid7(int(source.now().timestamp() * 1000), random_bits(80))
+    return lambda: uuid7(int(source.now().timestamp() * 1000), bits(80))
 
 
 new_id: NewId = id_source()

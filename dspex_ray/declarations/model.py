@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 
 from dspex_ray.core.noun import Name, Noun
 from dspex_ray.models.model import ModelSpec
+from dspex_ray.placements.model import NewPlacement
 from dspex_ray.programs.model import CapturePolicy, ProgramSource
 from dspex_ray.routing.model import NewAssignment
-from dspex_ray.serving.model import NewSplit
+from dspex_ray.serving.model import Applied, NewSplit
 
 
 class DeclaredModel(ModelSpec):
@@ -31,11 +32,14 @@ class DeclaredProgram(Noun):
     labels: tuple[Name, ...] = ()
     assignments: tuple[NewAssignment, ...] = ()
     split: NewSplit | None = None
+    placement: NewPlacement | None = None  #: of the version that `source` becomes
 
     @model_validator(mode="after")
     def _labels_have_a_version(self) -> DeclaredProgram:
         if self.labels and self.source is None:
             raise ValueError("labels need a source: they are put on its version")
+        if self.placement is not None and self.source is None:
+            raise ValueError("a placement needs a source: it is that of its version")
         return self
 
 
@@ -69,7 +73,9 @@ class Step(Noun):
 
 
 class Plan(Noun):
-    """`applied` False is a dry run."""
+    """`applied` False is a dry run. `replicas` says how many gateway replicas serve by it already;
+    None when nothing was changed."""
 
     steps: tuple[Step, ...]
     applied: bool
+    replicas: Applied | None = None

@@ -25,6 +25,8 @@ from dspex_ray.declarations.model import (
 )
 from dspex_ray.models.model import Model, ModelSpec, ModelStatus, ModelUpdate
 from dspex_ray.models.service import ModelService
+from dspex_ray.placements.model import NewPlacement, PlacementStatus
+from dspex_ray.placements.service import PlacementService
 from dspex_ray.programs.artifacts import artifact_hash
 from dspex_ray.programs.model import Artifact, NewProgram, Program, ProgramUpdate
 from dspex_ray.programs.redaction import check_patterns
@@ -97,13 +99,16 @@ class DeclarationService:
         programs: ProgramService,
         assignments: AssignmentService,
         splits: SplitService,
+        placements: PlacementService,
     ) -> None:
         self._models = models
         self._programs = programs
         self._assignments = assignments
         self._splits = splits
+        self._placements = placements
 
     async def apply(self, actor: Actor, text: str, *, dry_run: bool) -> Plan:
+        """Returns when the gateway's replicas serve by the file, after a second at the latest."""
         declaration = parse_declaration(text)
         by = declaration.managed_by
         await self._check_assigned_models(actor, declaration)
@@ -121,11 +126,14 @@ class DeclarationService:
             work += self._assigned(
                 actor, f"route/{route.name}", route.assignments, existing, to_route, by
             )
-        if not dry_run:
-            for item in work:
-                if item.run is not None:
-                    await item.run()
-        return Plan(steps=tuple(item.step for item in work), applied=not dry_run)
+        runs = [] if dry_run else [item.run for item in work if item.run is not None]
+        for run in runs:
+            await run()
+        return Plan(
+            steps=tuple(item.step for item in work),
+            applied=not dry_run,
+            replicas=await self._splits.wait_current() if runs else None,
+        )
 
     async def _check_assigned_models(self, actor: Actor, declaration: Declaration) -> None:
         """Raises NotFound for an assignment of a model that is neither here nor in the file."""
@@ -190,11 +198,11 @@ class DeclarationService:
         await self._check_predictors(actor, declared, artifact)
         if existing is None:
             work = [self._create_program(actor, declared, by)]
-            newest = 0 if artifact is None else 1
+            newest = number = 0 if artifact is None else 1
             assigned: list[ProgramModel] = []
         else:
             work = [self._update_program(actor, declared, existing, by)]
-            newest = existing.latest_version or 0
+            newest = number = existing.latest_version or 0
             if artifact is not None:
                 added, number = await self._version(actor, declared, existing, artifact)
                 work.append(added)
@@ -206,6 +214,11 @@ class DeclarationService:
 
         target = f"program/{declared.name}"
         work += self._assigned(actor, target, declared.assignments, assigned, to_program, by)
+        if declared.placement is not None:
+            known = existing is not None and number <= (existing.latest_version or 0)
+            work.append(
+                await self._placement(actor, declared.name, number, declared.placement, known, by)
+            )
         if declared.split is not None:
             work.append(await self._split(actor, declared.name, declared.split, newest))
         return work
@@ -290,6 +303,26 @@ class DeclarationService:
 
         change = Change.CREATE if existing is None else Change.UPDATE
         return _step(change, "split", program, _plain(new), put)
+
+    async def _placement(
+        self, actor: Actor, program: str, number: int, new: NewPlacement, known: bool, by: str
+    ) -> _Work:
+        """`known`: the version is there before the file is applied."""
+        self._placements.check_spec(new)
+        try:
+            existing = await self._placements.get(actor, program, number) if known else None
+        except NotFound:
+            existing = None
+
+        def put() -> Awaitable[object]:
+            return self._placements.put(actor, program, number, new, managed_by=by)
+
+        name = f"{program}@{number}"
+        ends = existing is not None and existing.status is PlacementStatus.DRAINING
+        if existing is not None and existing.spec == new and not ends:
+            return _step(Change.UNCHANGED, "placement", name, {}, None)
+        change = Change.CREATE if existing is None else Change.UPDATE
+        return _step(change, "placement", name, _plain(new), put)
 
     # --- assignments -----------------------------------------------------------------------
 

@@ -47,9 +47,11 @@ def classify(exc: BaseException) -> Failure:
 def scrub(text: str) -> str:
     """The first paragraph as one line, key-like runs masked, cut to 300 characters.
 
-    lm15 puts its advice into further paragraphs; some providers repeat the key they were sent.
+    lm15 puts its advice into further paragraphs, and quotes replies that it cannot read, which
+    may be content; some providers repeat the key they were sent.
     """
     line = " ".join(text.strip().split("\n\n", 1)[0].split())
+    line = line.partition(" Body starts: ")[0]
     for pattern, mark in _SECRETS:
         line = pattern.sub(mark, line)
     return line if len(line) <= MESSAGE_CHARACTERS else line[: MESSAGE_CHARACTERS - 1] + "…"

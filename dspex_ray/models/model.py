@@ -102,7 +102,8 @@ class ModelSpec(Noun):
 
     `cost_per_token` is the shorthand for equal prompt and completion prices. The key is given
     inline (`api_key`, encrypted at rest) or as a reference to an environment variable
-    (`api_key_ref`), never both.
+    (`api_key_ref`), never both. `cache_ttl_s` lets answers to the very same request be replayed
+    for so many seconds; null, as it is unless said, never.
     """
 
     name: Name
@@ -120,6 +121,7 @@ class ModelSpec(Noun):
     supports_streaming: bool = False
     requests_per_minute: int | None = Field(default=None, ge=1)
     timeout_s: float = Field(default=60.0, gt=0, le=600)
+    cache_ttl_s: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _one_of_each(self) -> ModelSpec:
@@ -133,7 +135,8 @@ class ModelSpec(Noun):
 
 
 class ModelUpdate(Noun):
-    """Fields to change; those left out stay. `api_key` null removes the key."""
+    """Fields to change; those left out stay. `api_key` null removes the key, `cache_ttl_s` null
+    turns the cache off."""
 
     model_name: str | None = Field(default=None, min_length=1, max_length=300)
     api_key: SecretStr | None = None
@@ -148,6 +151,7 @@ class ModelUpdate(Noun):
     supports_streaming: bool | None = None
     requests_per_minute: int | None = Field(default=None, ge=1)
     timeout_s: float | None = Field(default=None, gt=0, le=600)
+    cache_ttl_s: int | None = Field(default=None, ge=1)
 
 
 class ModelStats(Noun):
@@ -181,6 +185,7 @@ class Model(Noun):
     supports_streaming: bool = False
     requests_per_minute: int | None = None
     timeout_s: float = 60.0
+    cache_ttl_s: int | None = None  #: seconds an answer may be replayed for; None = no cache
     stats: ModelStats = ModelStats()
     health_status: HealthStatus = HealthStatus.UNKNOWN
     managed_by: str | None = None

@@ -6,12 +6,15 @@ thread on every call, which costs more than the call itself needs.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from json import JSONDecodeError
 from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from dspy._vendor.lm15.compat import ANTHROPIC_PRESETS, OPENAI_CHAT_PRESETS
 from dspy._vendor.lm15.transports import (
@@ -140,7 +143,7 @@ def build_engine(model: Model, api_key: SecretStr | None, *, transport: Any = No
         access=definition.access,
         compat=definition.compat,
         base_url=base_url,
-        transport=_transport(model.timeout_s) if own else transport,
+        transport=_transport(base_url, model.timeout_s) if own else transport,
     )
     return ModelEngine(lm, model, options.defaults, secret=key, owns_transport=own)
 
@@ -167,7 +170,8 @@ class ModelEngine:
         """One call. Raises lm15 errors, and ValueError for controls that are not a request's."""
         fitted = self._fit(request)
         with self._faults():
-            response = await self._lm.complete(fitted)
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._lm.complete(fitted)
             if not _is_answer(response):
                 raise ProviderError("the reply holds no answer", provider=self._lm.provider)
             return response
@@ -181,10 +185,14 @@ class ModelEngine:
         events = achecked_stream(source, provider=self._lm.provider)
         with self._faults():
             async with aclosing_stream(events):
-                async for event in events:
+                while (event := await self._next(events)) is not None:
                     if event.type == "end" and event.finish_reason is None:
                         raise StreamAssemblyError("the stream ended without a finish reason")
                     yield event
+
+    async def _next(self, events: AsyncIterator[StreamEvent]) -> StreamEvent | None:
+        async with asyncio.timeout(self._timeout_s):  # of one step: none may span a yield
+            return await anext(events, None)
 
     async def aclose(self) -> None:
         if self._owns_transport:
@@ -200,15 +208,20 @@ class ModelEngine:
                 f"the reply is not in the provider's format ({type(error).__name__})",
                 provider=self._lm.provider,
             ) from error
+        except TimeoutError as error:
+            raise self._too_late() from error
         except TransportError as error:
             if isinstance(error.__cause__, ConnectTimeout | ReadTimeout | WriteTimeout):
-                raise ProviderTimeout(
-                    f"no answer within {self._timeout_s:g} s", provider=self._lm.provider
-                ) from error
+                raise self._too_late() from error
             raise
         except Exception as error:
             _scrub(error, self._secret)
             raise
+
+    def _too_late(self) -> ProviderTimeout:
+        return ProviderTimeout(
+            f"no answer within {self._timeout_s:g} s", provider=self._lm.provider
+        )
 
     def _fit(self, request: Request) -> Request:
         validate_request(request)
@@ -253,15 +266,56 @@ def _definition(provider: Provider, base_url: str, options: ProviderOptions) -> 
     return ProviderDefinition.chat(access, compat=options.compat or own)
 
 
-def _transport(timeout_s: float) -> Any:
-    return StdlibAsyncTransport(
+def _transport(base_url: str, timeout_s: float) -> Any:
+    """Connections to one address. lm15's timeouts of reads, writes and the pool cost a task each:
+    ModelEngine keeps the time instead, of a whole answer or of a step of a stream."""
+    return _Transport(
         connect_timeout=min(_CONNECT_TIMEOUT_S, timeout_s),
-        read_timeout=timeout_s,
-        write_timeout=timeout_s,
-        pool_timeout=timeout_s,
+        read_timeout=None,
+        write_timeout=None,
+        pool_timeout=None,
         max_connections=_MAX_CONNECTIONS,
         user_agent="dspex-ray",
+        proxy=_proxy(base_url),
+        trust_env=False,
     )
+
+
+class _Transport(StdlibAsyncTransport):  # type: ignore[misc]
+    """lm15's, sending a request's head and body at once: two writes are two system calls, two
+    packets, and wake the provider twice."""
+
+    async def _open(self, *address: Any, **options: Any) -> Any:
+        connection = await super()._open(*address, **options)
+        connection.writer = _OneWrite(connection.writer)
+        return connection
+
+
+class _OneWrite:
+    """A StreamWriter that writes when it is drained, as lm15 does after each request."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._parts: list[bytes] = []
+
+    def write(self, part: bytes) -> None:
+        self._parts.append(part)
+
+    async def drain(self) -> None:
+        self._writer.write(b"".join(self._parts))
+        self._parts.clear()
+        await self._writer.drain()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
+
+
+def _proxy(base_url: str) -> str | None:
+    """The environment's proxy for this address, looked up once: lm15 does for every request."""
+    address = urlsplit(base_url)
+    proxies = getproxies()
+    proxy = proxies.get(address.scheme) or proxies.get("all")
+    return None if proxy is None or proxy_bypass(address.hostname or "") else proxy
 
 
 def _usable_key(model: Model, api_key: SecretStr | None) -> str:

@@ -33,6 +33,7 @@ _REMOVABLE = frozenset(
         "max_tokens",
         "context_window",
         "requests_per_minute",
+        "cache_ttl_s",
     }
 )
 

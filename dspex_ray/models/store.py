@@ -32,6 +32,7 @@ _MUTABLE = (
     "supports_streaming",
     "requests_per_minute",
     "timeout_s",
+    "cache_ttl_s",
     "managed_by",
 )
 
@@ -109,6 +110,7 @@ def _model(row: Row[Any], now: datetime) -> Model:
         supports_streaming=row.supports_streaming,
         requests_per_minute=row.requests_per_minute,
         timeout_s=row.timeout_s,
+        cache_ttl_s=row.cache_ttl_s,
         stats=stats,
         health_status=health_status(stats, now),
         managed_by=row.managed_by,

@@ -12,13 +12,18 @@ from typing import Any, Literal, TypedDict
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
+from dspy.utils.logging_utils import disable_logging
 
 from dspex_ray.core.errors import DspexRayError, OutputInvalid, ProviderDown
 from dspex_ray.programs.adapters import Delta, FieldReader, adapter_for, field_reader
 from dspex_ray.programs.build import Pipeline, build
 from dspex_ray.programs.imports import named_parameters
 from dspex_ray.programs.model import AdapterName, Artifact, SignatureSpec
+from dspex_ray.programs.tracing import module_spans
 from dspex_ray.programs.validation import validate_inputs, validate_outputs
+from dspex_ray.routing.scope import SETTING, find_scope
+
+disable_logging()  # DSPy's log lines quote inputs and answers
 
 _settings = dspy.settings  # noqa: TID251 - this module is what the ban sends everybody to
 # DSPy copies its settings, not other context variables, into the threads that it starts.
@@ -158,7 +163,8 @@ async def _run(
     # A sync forward cannot stream: DSPy would call back into a loop that is not its thread's.
     stream = sink if program.asynchronous else None
     given = {k: v for k, v in values.items() if v is not None or k not in program.left_out}
-    quiet = {**_quiet(program, lm, stream), _NAMES: names, **settings}
+    told = {_NAMES: names, SETTING: find_scope(), "callbacks": module_spans(names)}
+    quiet = {**_quiet(program, lm, stream), **told, **settings}
     with _settings.context(**quiet):
         try:
             prediction = await _call(program, module, given, threads)
@@ -187,7 +193,6 @@ def _quiet(program: LoadedProgram, lm: Any, stream: _Sink | None) -> dict[str, A
         "trace": None,
         "track_usage": False,
         "usage_tracker": None,
-        "callbacks": [],
         "caller_modules": None,
         "caller_predict": None,
         "send_stream": stream,

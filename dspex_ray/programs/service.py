@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -36,6 +37,9 @@ from dspex_ray.programs.redaction import check_patterns
 from dspex_ray.programs.rules import check_predictor
 from dspex_ray.programs.source import resolve_source
 
+# Raises Conflict when the version cannot take traffic where it is placed.
+RequirePlaced = Callable[[Write, Program, int], Awaitable[None]]
+
 
 class ProgramService:
     """Programs, their immutable versions, and the labels that move among them."""
@@ -46,11 +50,13 @@ class ProgramService:
         clock: Clock,
         *,
         allowed_packages: tuple[str, ...],
+        require_placed: RequirePlaced | None = None,
         ids: NewId = new_id,
     ) -> None:
         self._database = database
         self._clock = clock
         self._allowed = allowed_packages
+        self._require_placed = require_placed
         self._ids = ids
 
     async def get(self, actor: Actor, name: str) -> Program:
@@ -270,6 +276,8 @@ class ProgramService:
         before = program.labels.get(label)
         if before == version.number:
             return False
+        if self._require_placed is not None:
+            await self._require_placed(conn, program, version.number)
         moved = LabelMove(
             label=label,
             from_version=before,

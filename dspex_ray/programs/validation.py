@@ -22,10 +22,10 @@ def validate_inputs(spec: SignatureSpec, values: Any) -> dict[str, Any]:
     names = [field.name for field in spec.inputs]
     unknown = [name for name in values if name not in names]
     if unknown:
-        shown = ", ".join(str(name)[:80] for name in unknown[:5])
+        shown = [_named(name) for name in unknown[:5]]
         raise Invalid(
-            f"Unknown inputs: {shown} (allowed: {', '.join(names)})",
-            field=str(unknown[0])[:80],
+            f"Unknown inputs: {', '.join(shown)} (allowed: {', '.join(names)})",
+            field=shown[0],
             rule="unknown",
         )
     missing = _missing(spec.inputs, values)
@@ -70,6 +70,11 @@ def validate_outputs(spec: SignatureSpec, values: Mapping[str, Any]) -> dict[str
                 rule=error.rule,
             ) from None
     return checked
+
+
+def _named(name: Any) -> str:
+    """A field's name as it is; anything else may be content, which messages never carry."""
+    return name if isinstance(name, str) and name.isidentifier() else "(not a field's name)"
 
 
 def _missing(fields: Iterable[FieldSpec], values: Mapping[str, Any]) -> list[str]:

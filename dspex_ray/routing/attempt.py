@@ -12,6 +12,7 @@ The policy:
   deadline does not allow.
 - A model whose breaker is open, whose limit is reached or whose provider asked to wait is
   skipped, and that is recorded.
+- An answer that memory holds needs none of this: no permit, no limit, no call.
 - After the first streamed content there is no retry and no other model: the reader has seen it.
 """
 
@@ -21,7 +22,8 @@ import random
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from decimal import Decimal
+from typing import Any, Literal, Protocol
 
 from dspex_ray.core.clock import Clock
 from dspex_ray.core.errors import DspexRayError
@@ -32,6 +34,7 @@ from dspex_ray.routing.limits import Limits
 from dspex_ray.routing.model import Attempt
 from dspex_ray.routing.outcome import broken_stream, no_answer
 from dspex_ray.routing.pricing import price_attempt, token_counts
+from dspex_ray.routing.recall import Recalled
 from dspex_ray.routing.rules import Candidate
 from dspex_ray.settings import RoutingSettings
 
@@ -108,13 +111,25 @@ CANCELLED = Broke(Failure(ErrorClass.CANCELLED, "the caller went away"))
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """Exactly one of an answer, an error, and `cancelled`."""
+    """Exactly one of an answer, an error, and `cancelled`.
+
+    `events` are those of a stream that was answered from memory, and are still to be passed on.
+    """
 
     attempts: tuple[Attempt, ...]
     answered_by: Candidate | None = None
     response: Any = None  #: lm15 Response
     error: DspexRayError | None = None
     cancelled: bool = False
+    events: tuple[Any, ...] = ()
+
+
+class Memory(Protocol):
+    """Earlier answers to this call's request, if the model and the caller allow them."""
+
+    def find(self, model: Model) -> Recalled | None: ...
+
+    def keep(self, model: Model, response: Any) -> None: ...
 
 
 Attempts = Generator[Effect, Outcome, CallResult]
@@ -129,12 +144,13 @@ def attempts(
     clock: Clock,
     rng: random.Random,
     deadline: float,
+    memory: Memory | None = None,
 ) -> Attempts:
     """Try the candidates in order until one answers. `deadline` is monotonic seconds.
 
     Close it, or send CANCELLED, when the call is given up: a breaker's probe hangs on it.
     """
-    call = _LogicalCall(chain, settings, breakers, limits, clock, rng, deadline)
+    call = _LogicalCall(chain, settings, breakers, limits, clock, rng, deadline, memory)
     return (yield from call.run())
 
 
@@ -148,6 +164,7 @@ class _LogicalCall:
         clock: Clock,
         rng: random.Random,
         deadline: float,
+        memory: Memory | None,
     ) -> None:
         self.chain = chain
         self.settings = settings
@@ -156,6 +173,7 @@ class _LogicalCall:
         self.clock = clock
         self.rng = rng
         self.deadline = deadline
+        self.memory = memory
         self.records: list[Attempt] = []
 
     def run(self) -> Attempts:
@@ -171,6 +189,12 @@ class _LogicalCall:
         self, candidate: Candidate, rest: Sequence[Candidate]
     ) -> Generator[Effect, Outcome, CallResult | None]:
         """The result that ends the call, or None: go on to the next model."""
+        recalled = None if self.memory is None else self.memory.find(candidate.model)
+        if recalled is not None:
+            self.records.append(_replayed(candidate, recalled))
+            return self._result(
+                answered_by=candidate, response=recalled.response, events=recalled.events
+            )
         number = 1
         while self._remaining() > 0:
             permit = self._enter(candidate, number)
@@ -229,6 +253,8 @@ class _LogicalCall:
     ) -> CallResult | Failure:
         if isinstance(outcome, Answered):
             self.records.append(_answered(candidate, timing, outcome.response))
+            if self.memory is not None:
+                self.memory.keep(candidate.model, outcome.response)
             return self._result(answered_by=candidate, response=outcome.response)
         if not isinstance(outcome, Broke):
             raise TypeError(f"a call cannot end with {type(outcome).__name__}")
@@ -306,8 +332,9 @@ class _LogicalCall:
         response: Any = None,
         error: DspexRayError | None = None,
         cancelled: bool = False,
+        events: tuple[Any, ...] = (),
     ) -> CallResult:
-        return CallResult(tuple(self.records), answered_by, response, error, cancelled)
+        return CallResult(tuple(self.records), answered_by, response, error, cancelled, events)
 
 
 def backoff_s(number: int, settings: RoutingSettings, rng: random.Random) -> float:
@@ -336,6 +363,19 @@ def _answered(candidate: Candidate, timing: _Timing, response: Any) -> Attempt:
         completion_tokens=tokens.completion,
         cost_usd=price.cost_usd,
         cost_source=price.source,
+    )
+
+
+def _replayed(candidate: Candidate, recalled: Recalled) -> Attempt:
+    return _record(
+        candidate,
+        _Timing(1, recalled.started_at, recalled.latency_ms, None),
+        "ok",
+        cached=True,
+        prompt_tokens=0,
+        completion_tokens=0,
+        cost_usd=Decimal(0),
+        cost_source="cached",
     )
 
 

@@ -81,7 +81,8 @@ async def drive_stream(
     """The events of the model that answers, which `started` names: a start, content, one end.
 
     The end event comes after `done`, and only for a whole answer. Without one, the result's
-    error is raised. Closing the generator cancels the call upstream.
+    error is raised. Closing the generator cancels the call upstream. An answer from memory is
+    whole from the start: `done` comes first.
     """
     async with aclosing(_Source(leaves, request)) as source:
         step = _advance(machine, None)
@@ -104,7 +105,13 @@ async def drive_stream(
         done(step)
         if step.error is not None:
             raise step.error
-        yield source.end
+        if not step.events:
+            yield source.end
+            return
+        assert step.answered_by is not None
+        started(step.answered_by)
+        for event in step.events:
+            yield event
 
 
 def _advance(machine: Attempts, outcome: Outcome | None) -> Effect | CallResult:

@@ -111,11 +111,17 @@ class Attempt(Noun):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost_usd: Usd | None = None
-    cost_source: Literal["measured", "estimated", "unknown"] = "unknown"
+    cost_source: Literal["measured", "estimated", "unknown", "cached"] = "unknown"
     price_version: int = 0
     started_at: datetime
     provider_status: int | None = None
     retry_after_s: float | None = None
+    cached: bool = False  #: answered from the response cache: the model was not called
+
+    @property
+    def made(self) -> bool:
+        """Whether the model was called."""
+        return self.outcome != "skipped" and not self.cached
 
 
 class LmCall(Noun):

@@ -13,11 +13,14 @@ from dspex_ray.core.ids import ModelId
 from dspex_ray.models.failure import Failure, classify
 from dspex_ray.routing.attempt import Attempts, CallResult, attempts
 from dspex_ray.routing.breaker import Breakers
+from dspex_ray.routing.cache import ResponseCache
 from dspex_ray.routing.drivers import Leaves, StreamEvent, drive, drive_stream
 from dspex_ray.routing.limits import Limits
 from dspex_ray.routing.model import LmCall
+from dspex_ray.routing.recall import Recall
 from dspex_ray.routing.rules import Candidate, Selection, select_model
 from dspex_ray.routing.scope import RequestScope
+from dspex_ray.routing.tracing import trace_attempts
 from dspex_ray.settings import RoutingSettings
 
 if TYPE_CHECKING:
@@ -34,7 +37,8 @@ class Answer(NamedTuple):
 class Router:
     """Calls models for whoever asks in this process: `/v1/chat/completions` and DSPy alike.
 
-    `on_degraded` hears of models whose health is in doubt; it must not block.
+    `on_degraded` hears of models whose health is in doubt; it must not block. The response cache
+    is this process's own.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Router:
         self._limits = limits
         self._on_degraded = on_degraded
         self._leaves = Leaves(engines, classify, sleep)
+        self._cache = ResponseCache(settings.cache_max_bytes, settings.cache_max_entries, clock)
 
     async def complete(
         self,
@@ -121,6 +126,7 @@ class Router:
             clock=self._clock,
             rng=rng,
             deadline=scope.deadline,
+            memory=Recall(self._cache, self._clock, trip.request, scope, stream=trip.stream),
         )
 
 
@@ -193,6 +199,7 @@ class _Trip:
             response=_response_content(result.response) if capture else None,
         )
         self.scope.sink.lm_call(self.call)
+        trace_attempts(self.call, result, self.selection)
 
 
 def _usage(response: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from threading import Lock
 from typing import Any
 
 from dspex_ray.core.errors import Conflict
+from dspex_ray.routing.cache import CacheUse, Lookup
 from dspex_ray.routing.sink import Sink
 
 
@@ -20,7 +22,8 @@ class RequestScope:
     """One request. `deadline` is monotonic seconds of the router's clock.
 
     `inputs` and `context` are what conditions look at: the program's inputs, and what the caller
-    said beside them. `capture_content` puts prompts and answers into the records.
+    said beside them. `capture_content` puts prompts and answers into the records. Who samples
+    on purpose, as optimizers do, leaves `cache` at NONE.
     """
 
     deadline: float
@@ -29,9 +32,18 @@ class RequestScope:
     context: Mapping[str, Any] = field(default_factory=dict)
     capture_content: bool = False
     rng: random.Random | None = None  #: None = the router's own
+    cache: CacheUse = CacheUse.NONE
+    lookups: list[Lookup | None] = field(default_factory=list, init=False)  #: as `cache.told` reads
+    _asked: Counter[str] = field(default_factory=Counter, init=False, repr=False)
     _cancelled: bool = field(default=False, init=False, repr=False)
     _running: set[Future[Any]] = field(default_factory=set, init=False, repr=False)
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
+
+    def nth_asked(self, digest: str) -> int:
+        """How often this was asked before, counting it: choices and rollouts ask the same."""
+        nth = self._asked[digest]
+        self._asked[digest] += 1
+        return nth
 
     def cancel(self) -> None:
         """Give up the request's LM calls that threads wait for, and those to come.
@@ -64,6 +76,10 @@ class RequestScope:
                 self._running.discard(future)
 
 
+# DSPy copies its settings, not other context variables, into the threads that it starts: a program
+# runs with its scope under this name among them.
+SETTING = "dspex_request_scope"
+
 _current: ContextVar[RequestScope | None] = ContextVar("dspex_ray_request_scope", default=None)
 
 
@@ -80,9 +96,21 @@ def request_scope(scope: RequestScope) -> Iterator[RequestScope]:
         _current.reset(token)
 
 
+def find_scope() -> RequestScope | None:
+    """The request this code runs for, by this context alone."""
+    return _current.get()
+
+
 def current_scope() -> RequestScope:
-    """The request this code runs for; raises Conflict outside of one."""
-    scope = _current.get()
+    """The request this code runs for, in a thread of DSPy's too; raises Conflict outside of one."""
+    scope = _current.get() or _scope_of_thread()
     if scope is None:
         raise Conflict("a routed LM was called outside of a request: enter request_scope first")
+    return scope
+
+
+def _scope_of_thread() -> RequestScope | None:
+    import dspy
+
+    scope: RequestScope | None = dspy.settings.get(SETTING)  # noqa: TID251 - see SETTING
     return scope

@@ -10,11 +10,13 @@ from dspex_ray.core.actor import Scope
 from dspex_ray.core.clock import Clock
 from dspex_ray.core.errors import Invalid, RateLimited
 from dspex_ray.core.ids import ExecutionId, KeyId, NewId
+from dspex_ray.routing.cache import CacheUse
 from dspex_ray.routing.limits import RateWindow
 from dspex_ray.serving.request import Ask
 from dspex_ray.serving.snapshot import Configuration
 from dspex_ray.settings import GatewaySettings
-from dspex_ray.telemetry.tracecontext import RandomBits, request_id, span_of
+from dspex_ray.telemetry.spans import place_of_request
+from dspex_ray.telemetry.tracecontext import RandomBits, request_id
 
 # Serve reads these before our code and lets a client lift the server's own limits with them.
 _REFUSED = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
@@ -56,7 +58,7 @@ class Asks:
         self._count(key, started)
         identifier = ExecutionId(self._ids())
         named = request_id(headers.get("x-request-id"), lambda: str(identifier))
-        span = span_of(headers.get("traceparent"), self._random_bits)
+        span = place_of_request(headers.get("traceparent"), self._random_bits)
         return Ask(
             id=identifier,
             key=key,
@@ -69,6 +71,7 @@ class Asks:
             started=started,
             deadline=started + self._timeout_ms(headers) / 1000,
             tags=_tags(headers.get("x-dspex-tags")),
+            cache=_cache_use(headers.get("cache-control")),
         )
 
     def again(self, ask: Ask) -> Ask:
@@ -93,7 +96,7 @@ class Asks:
         if key.requests_per_minute is None:
             return
         window = self._windows.setdefault(key.id, RateWindow())
-        share = key.requests_per_minute / self._configuration.snapshot.replicas
+        share = key.requests_per_minute / self._configuration.snapshot.gateways
         wait = window.wait_s(now, share)
         if wait > 0:
             raise RateLimited(
@@ -107,7 +110,7 @@ class Asks:
         """`x-ratelimit-*` as OpenAI's, for keys that have a limit."""
         if key.requests_per_minute is None:
             return {}
-        share = key.requests_per_minute / self._configuration.snapshot.replicas
+        share = key.requests_per_minute / self._configuration.snapshot.gateways
         window = self._windows.get(key.id, RateWindow())
         left = window.left(self._clock.monotonic(), share)
         return {
@@ -136,6 +139,16 @@ def _session(headers: Headers) -> str | None:
             f"x-dspex-session is over {_MAX_TAG} characters", field="x-dspex-session", rule="length"
         )
     return given or None
+
+
+def _cache_use(given: str | None) -> CacheUse:
+    """What `cache-control` allows; other directives than these two are for other caches."""
+    if given is None:
+        return CacheUse.FULL
+    directives = {part.strip().lower() for part in given.split(",")}
+    if "no-store" in directives:
+        return CacheUse.NONE
+    return CacheUse.REFRESH if "no-cache" in directives else CacheUse.FULL
 
 
 def _tags(given: str | None) -> dict[str, str]:

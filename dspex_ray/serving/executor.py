@@ -1,16 +1,31 @@
-"""Versions, built and held in this process: the `shared` placement.
-
-The `dedicated` placement puts the same interface in front of a DeploymentHandle.
-"""
+"""Versions built, held and run in this process: the `shared` placement, and the replicas of a
+`dedicated` one, which `serving/dedicated.py` reaches by the same interface."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from concurrent.futures import Executor as Threads
+from contextlib import aclosing
+from typing import Any
 
+from dspex_ray.core.ids import ProgramId
 from dspex_ray.programs.artifacts import load_artifact
-from dspex_ray.programs.runtime import LoadedProgram, load_program
-from dspex_ray.serving.snapshot import ServedVersion
+from dspex_ray.programs.model import Program
+from dspex_ray.programs.runtime import (
+    LoadedProgram,
+    current_predictor,
+    load_program,
+    run_program,
+    stream_program,
+)
+from dspex_ray.routing.engine import Assigned, Route, routed_lm
+from dspex_ray.routing.router import Router
+from dspex_ray.routing.scope import request_scope
+from dspex_ray.serving import candidates
+from dspex_ray.serving.runner import Run
+from dspex_ray.serving.snapshot import Configuration, ServedVersion
 
 _HELD = 256  # built programs; a version is KBs of JSON and some dspy objects
 
@@ -45,3 +60,47 @@ class Executor:
     def _build(self, version: ServedVersion) -> LoadedProgram:
         artifact = load_artifact(version.artifact, version.hash)
         return load_program(artifact, allowed_packages=self._allowed)
+
+
+class LocalRunner:
+    """Runs versions on this process's event loop and threads, their calls routed here."""
+
+    def __init__(
+        self, executor: Executor, router: Router, configuration: Configuration, threads: Threads
+    ) -> None:
+        self._executor = executor
+        self._router = router
+        self._configuration = configuration
+        self._threads = threads
+        self._lms: dict[ProgramId, Any] = {}
+
+    async def prepare(self, version: ServedVersion) -> None:
+        """Build it now; raises Invalid when it cannot be built here."""
+        await self._executor.program(version)
+
+    async def run(self, run: Run) -> dict[str, Any]:
+        loaded = await self._executor.program(run.version)
+        lm = self._lm(run.program)
+        with request_scope(run.scope):
+            return await run_program(loaded, run.inputs, lm=lm, threads=self._threads)
+
+    async def stream(self, run: Run) -> AsyncGenerator[Any, None]:
+        loaded = await self._executor.program(run.version)
+        lm = self._lm(run.program)
+        with request_scope(run.scope):
+            events = stream_program(loaded, run.inputs, lm=lm, threads=self._threads)
+            async with aclosing(events):
+                async for event in events:
+                    yield event
+
+    def _lm(self, program: Program) -> Any:
+        """The routed LM of the program; it asks the newest snapshot at every call."""
+
+        def assigned() -> Assigned:
+            rows = self._configuration.snapshot.assignments.get(program.id, ())
+            return candidates.assigned(self._configuration, rows)
+
+        if program.id not in self._lms:
+            route = Route(self._router, assigned, current_predictor)
+            self._lms[program.id] = routed_lm(program.name, route, asyncio.get_running_loop())
+        return self._lms[program.id]

@@ -1,15 +1,14 @@
 """A request of the data plane, from an authenticated ask to a recorded answer.
 
-A plain class: configuration, router and spool are injected. Nothing here waits for Postgres or
-for another Ray actor but the one that hosts a model; the record is in the spool before the last
-byte is sent.
+A plain class: configuration, router, runner and spool are injected. Nothing here waits for
+Postgres, or for another Ray actor but the one that hosts a model or runs a dedicated version; the
+record is in the spool before the last byte is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from concurrent.futures import Executor as Threads
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,26 +21,23 @@ from dspex_ray.core.errors import (
     NotFound,
     Overloaded,
 )
-from dspex_ray.core.ids import ExecutionId, ProgramId
-from dspex_ray.programs.runtime import (
-    LoadedProgram,
-    current_predictor,
-    run_program,
-    stream_program,
-)
-from dspex_ray.routing.engine import Assigned, Route, routed_lm
+from dspex_ray.core.ids import ExecutionId
+from dspex_ray.routing.engine import Assigned
 from dspex_ray.routing.pricing import cost_estimator
 from dspex_ray.routing.router import Router
 from dspex_ray.routing.rules import Candidate
-from dspex_ray.routing.scope import RequestScope, request_scope
+from dspex_ray.routing.scope import RequestScope
 from dspex_ray.serving import candidates, openai_wire
 from dspex_ray.serving.asks import Asks
-from dspex_ray.serving.executor import Executor
+from dspex_ray.serving.metering import Metering
 from dspex_ray.serving.model import BatchAsk, FeedbackAsk, PredictAsk
 from dspex_ray.serving.openai_wire import ChatAsk, ChunkWriter
 from dspex_ray.serving.request import Ask, Recording
-from dspex_ray.serving.snapshot import Configuration
+from dspex_ray.serving.runner import Run, Runner, of_the_program
+from dspex_ray.serving.snapshot import Configuration, Pick
+from dspex_ray.serving.tracing import begin_execution, end_execution
 from dspex_ray.settings import GatewaySettings
+from dspex_ray.telemetry.metrics import NoMeters
 from dspex_ray.traces.capture import captured
 from dspex_ray.traces.model import FeedbackRecord
 from dspex_ray.traces.spool import SpoolWriter
@@ -67,22 +63,21 @@ class Gateway:
         configuration: Configuration,
         asks: Asks,
         router: Router,
-        executor: Executor,
+        runner: Runner,
         spool: SpoolWriter,
-        threads: Threads,
         settings: GatewaySettings,
         clock: Clock,
+        metering: Metering | None = None,
     ) -> None:
         self.settings = settings
         self.asks = asks
         self._configuration = configuration
         self._router = router
-        self._executor = executor
+        self._runner = runner
         self._spool = spool
-        self._threads = threads
         self._clock = clock
+        self._metering = metering or Metering(NoMeters(), configuration)
         self._inflight = 0
-        self._lms: dict[ProgramId, Any] = {}
 
     # --- what is there ---------------------------------------------------------------------
 
@@ -97,6 +92,7 @@ class Gateway:
             "database": "reachable" if self._configuration.database_reachable else "away",
             "inflight": self._inflight,
             "records_lost": self._spool.lost,
+            "records_lost_with_nodes": self._configuration.lost_with_nodes,
         }
 
     def list_models(self, ask: Ask) -> Answer:
@@ -138,21 +134,20 @@ class Gateway:
         """Deltas of fields as they come; last the outputs, validated and recorded."""
         recording = Recording(ask, "predict")
         async with self._recorded(recording):
-            program = await self._load(recording, reference, wanted.inputs)
-            with self._scoped(recording, wanted.context):
-                events = stream_program(
-                    program, wanted.inputs, lm=self._lm(recording), threads=self._threads
-                )
-                first = True
-                async with aclosing(events):
-                    async for event in events:
-                        if event["type"] == "outputs":
-                            recording.outputs = event["outputs"]
-                        elif first:
-                            first = False
-                            yield self._headers(ask, recording), event
-                        else:
-                            yield event
+            self._pick(recording, reference)
+            recording.inputs = wanted.inputs
+            first = True
+            async with aclosing(
+                self._runner.stream(self._run(recording, wanted.context))
+            ) as events:
+                async for event in events:
+                    if event["type"] == "outputs":
+                        recording.outputs = event["outputs"]
+                    elif first:
+                        first = False
+                        yield self._headers(ask, recording), event
+                    else:
+                        yield event
         last = {"type": "outputs", **self._prediction(recording)}
         yield (self._headers(ask, recording), last) if first else last
 
@@ -208,35 +203,24 @@ class Gateway:
         inputs: dict[str, Any],
         context: Mapping[str, Any],
     ) -> None:
-        program = await self._load(recording, reference, inputs)
-        with self._scoped(recording, context):
-            recording.outputs = await run_program(
-                program, inputs, lm=self._lm(recording), threads=self._threads
-            )
+        self._pick(recording, reference)
+        recording.inputs = inputs
+        recording.outputs = await self._runner.run(self._run(recording, context))
 
-    async def _load(
-        self, recording: Recording, reference: str, inputs: dict[str, Any] | None
-    ) -> LoadedProgram:
+    def _pick(self, recording: Recording, reference: str) -> Pick:
         ask = recording.ask
         recording.pick = self._configuration.snapshot.pick(
             ask.key.project_id, reference, ask.unit, self._clock.now()
         )
-        recording.inputs = inputs
-        return await self._executor.program(recording.pick.version)
+        return recording.pick
 
-    def _lm(self, recording: Recording) -> Any:
-        """The routed LM of the recording's program; it asks the newest snapshot at every call."""
-        assert recording.pick is not None
-        program = recording.pick.program
-
-        def assigned() -> Assigned:
-            rows = self._configuration.snapshot.assignments.get(program.id, ())
-            return candidates.assigned(self._configuration, rows)
-
-        if program.id not in self._lms:
-            route = Route(self._router, assigned, current_predictor)
-            self._lms[program.id] = routed_lm(program.name, route, asyncio.get_running_loop())
-        return self._lms[program.id]
+    def _run(self, recording: Recording, context: Mapping[str, Any]) -> Run:
+        pick, ask = recording.pick, recording.ask
+        assert pick is not None
+        scope = self._scope(recording, context)
+        return Run(
+            ask.id, pick.program, pick.version, recording.inputs or {}, scope, ask.traceparent
+        )
 
     def _prediction(self, recording: Recording) -> dict[str, Any]:
         assert recording.pick is not None
@@ -265,6 +249,8 @@ class Gateway:
         recording = Recording(ask, "chat.completions", model=wanted.model)
         async with self._recorded(recording):
             scope = self._scope(recording, {})
+            # A task of its own also for one: measured a third quicker than awaiting it here when
+            # many requests are under way, each step of which then is a short one.
             answers = await asyncio.gather(
                 *(
                     self._router.complete(wanted.request, self._candidates(wanted, assigned), scope)
@@ -292,12 +278,12 @@ class Gateway:
                 self._router.stream(wanted.request, self._candidates(wanted, assigned), scope)
                 for _ in writers
             ]
-            headers: dict[str, str] | None = self._headers(ask, recording)
+            first = True
             async with aclosing(_interleaved([aiter(stream) for stream in streams])) as events:
                 async for index, event in events:
-                    if headers is not None:
-                        yield headers, writers[index].first()
-                        headers = None
+                    if first:  # by now each choice knows whether its answer is from memory
+                        yield self._headers(ask, recording), writers[index].first()
+                        first = False
                     chunk = writers[index].chunk(event)
                     if event.type == "end":
                         held.append(chunk)
@@ -314,13 +300,9 @@ class Gateway:
         self._one_choice(wanted)
         recording = Recording(ask, "chat.completions", model=wanted.model)
         async with self._recorded(recording):
-            program = await self._load(recording, reference, None)
-            names = [input_field.name for input_field in program.signature.inputs]
+            names = self._pick(recording, reference).version.input_names
             recording.inputs = openai_wire.program_inputs(wanted.request.messages, names)
-            with self._scoped(recording, {}):
-                recording.outputs = await run_program(
-                    program, recording.inputs, lm=self._lm(recording), threads=self._threads
-                )
+            recording.outputs = await self._runner.run(self._run(recording, {}))
         text = openai_wire.program_text(recording.outputs)
         body = openai_wire.text_completion(
             _chat_id(ask), _created(ask), wanted.model, [text], recording.openai_usage()
@@ -366,11 +348,13 @@ class Gateway:
     async def _recorded(self, recording: Recording) -> AsyncIterator[None]:
         """Admission, the deadline, and one record whatever happens, written before this ends."""
         if self._inflight >= self.settings.max_inflight:
+            self._metering.shed()
             raise Overloaded(
                 f"this replica serves {self._inflight} requests already", retry_after_s=1
             )
         self._inflight += 1
         ask = recording.ask
+        begin_execution(recording)
         try:
             left = ask.deadline - self._clock.monotonic()
             async with asyncio.timeout(left + _DEADLINE_GRACE_S) as timer:
@@ -380,7 +364,7 @@ class Gateway:
             raise
         except TimeoutError as error:
             if not timer.expired():
-                failure: DspexRayError = _of_the_program(error)
+                failure: DspexRayError = of_the_program(error)
             else:
                 failure = DeadlineExceeded("the request ran out of time")
             recording.give_up()
@@ -391,7 +375,7 @@ class Gateway:
             self._write(recording, None, cancelled=True)
             raise
         except Exception as error:
-            failure = _of_the_program(error)
+            failure = of_the_program(error)
             self._write(recording, failure)
             raise failure from error
         else:
@@ -404,6 +388,8 @@ class Gateway:
     ) -> None:
         record = recording.record(self._clock.monotonic(), error=error, cancelled=cancelled)
         self._spool.append(captured(record, recording.capture))
+        self._metering.executed(record)
+        end_execution(recording, record)
 
     def _scope(self, recording: Recording, context: Mapping[str, Any]) -> RequestScope:
         recording.scope = RequestScope(
@@ -412,11 +398,9 @@ class Gateway:
             inputs=recording.inputs or {},
             context=context,
             capture_content=recording.keeps_content,
+            cache=recording.ask.cache,
         )
         return recording.scope
-
-    def _scoped(self, recording: Recording, context: Mapping[str, Any]) -> Any:
-        return request_scope(self._scope(recording, context))
 
     def _headers(self, ask: Ask, recording: Recording | None = None) -> dict[str, str]:
         headers = {
@@ -426,11 +410,6 @@ class Gateway:
         if recording is not None:
             headers |= recording.headers(self._clock.monotonic())
         return headers
-
-
-def _of_the_program(error: BaseException) -> DspexRayError:
-    """What the program's own code raised; its text may hold content and stays out."""
-    return DspexRayError(f"the program raised {type(error).__name__}", kind=type(error).__name__)
 
 
 def _chat_id(ask: Ask) -> str:

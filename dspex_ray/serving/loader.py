@@ -18,12 +18,9 @@ from dspex_ray.db.engine import Database, Read
 from dspex_ray.models.keyring import KeyRing
 from dspex_ray.models.model import Model
 from dspex_ray.models.store import StoredKey, every_model
-from dspex_ray.programs.store import (
-    VersionRow,
-    every_program,
-    versions_by_number,
-    versions_for_snapshot,
-)
+from dspex_ray.placements.rules import place_of
+from dspex_ray.placements.store import every_placement
+from dspex_ray.programs.store import every_program, versions_by_number, versions_for_snapshot
 from dspex_ray.routing.model import ProgramModel
 from dspex_ray.routing.store import every_assignment
 from dspex_ray.serving import store
@@ -44,6 +41,7 @@ async def load_snapshot(database: Database, keyring: KeyRing, clock: Clock) -> S
         assignments = await every_assignment(conn)
         programs = await _served_programs(conn)
         replicas = (await store.applied(conn, 0, now - _ALIVE)).total
+        gateways = (await store.applied(conn, 0, now - _ALIVE, "gateway")).total
     return Snapshot(
         version=version,
         taken_at=now,
@@ -55,6 +53,7 @@ async def load_snapshot(database: Database, keyring: KeyRing, clock: Clock) -> S
         assignments=_by_program(assignments),
         routes=_by_route(assignments),
         replicas=max(1, replicas),
+        gateways=max(1, gateways),
     )
 
 
@@ -70,23 +69,27 @@ def _open(keyring: KeyRing, model: Model, stored: StoredKey) -> SecretStr | None
 async def _served_programs(conn: Read) -> dict[tuple[ProjectId, str], ServedProgram]:
     programs = await every_program(conn)
     splits = {split.program_id: split for split in await store.every_split(conn)}
+    placements = {
+        owned.placement.version_id: owned.placement for owned in await every_placement(conn)
+    }
     rows = await versions_for_snapshot(conn, NEWEST_VERSIONS)
     held = {(row.program_id, row.number) for row in rows}
-    arms = {(s.program_id, arm.version) for s in splits.values() for arm in s.arms}
-    rows += await versions_by_number(conn, arms - held)
+    wanted = {(s.program_id, arm.version) for s in splits.values() for arm in s.arms}
+    wanted |= {(placed.program_id, placed.version) for placed in placements.values()}
+    rows += await versions_by_number(conn, wanted - held)
     versions: dict[ProgramId, dict[int, ServedVersion]] = defaultdict(dict)
     for row in rows:
-        versions[row.program_id][row.number] = _served(row)
+        placement = placements.get(row.id)
+        place = None if placement is None else place_of(placement)
+        versions[row.program_id][row.number] = ServedVersion(
+            row.id, row.number, row.hash, row.artifact, place
+        )
     return {
         (program.project_id, program.name): ServedProgram(
             program, versions[program.id], splits.get(program.id)
         )
         for program in programs
     }
-
-
-def _served(row: VersionRow) -> ServedVersion:
-    return ServedVersion(row.id, row.number, row.hash, row.artifact)
 
 
 def _by_program(rows: list[ProgramModel]) -> dict[ProgramId, tuple[ProgramModel, ...]]:

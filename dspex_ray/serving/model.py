@@ -14,6 +14,9 @@ from dspex_ray.core.noun import Noun
 
 WHOLE = 10_000  #: basis points
 
+# Who holds a snapshot and calls models: those that take requests, and those that run one version.
+ReplicaKind = Literal["gateway", "dedicated"]
+
 
 class Arm(Noun):
     """One version's share. A `valid_until` in the past gives its range to the newest arm without
@@ -156,7 +159,11 @@ class FeedbackReceipt(Noun):
 
 
 class Readiness(Noun):
-    """Whether a replica can serve. `snapshot_age_s` None: it holds no snapshot yet."""
+    """Whether a replica can serve. `snapshot_age_s` None: it holds no snapshot yet.
+
+    `records_lost` had no room in this replica's spool; `records_lost_with_nodes` were, at least,
+    on the disks of nodes of the cluster that are gone.
+    """
 
     ready: bool
     snapshot_version: int
@@ -164,3 +171,4 @@ class Readiness(Noun):
     database: Literal["reachable", "away"]
     inflight: int
     records_lost: int
+    records_lost_with_nodes: int = 0

@@ -18,12 +18,17 @@ from dspex_ray.models.keyring import KeyRing
 from dspex_ray.models.store import every_stats
 from dspex_ray.serving import store
 from dspex_ray.serving.loader import load_snapshot
+from dspex_ray.serving.model import ReplicaKind
 from dspex_ray.serving.snapshot import Configuration
 from dspex_ray.settings import GatewaySettings
+from dspex_ray.traces.losses import lost_with_nodes
 
 log = structlog.get_logger()
 _REPORT_S = 5.0
 _RETRY_S = 1.0
+_GOODBYE_S = 2.0
+# Three failed checks take a model out of service for minutes: seconds of trouble are the breaker's.
+_CHECKS_APART = timedelta(seconds=30)
 _FORGOTTEN = timedelta(hours=1)  # rows of replicas that are long gone
 
 RequestCheck = Callable[[ModelId], Awaitable[None]]
@@ -42,6 +47,7 @@ class Refresher:
         request_check: RequestCheck,
         *,
         replica: str,
+        kind: ReplicaKind,
         node: str,
         pid: int,
         lost: Callable[[], int],
@@ -52,8 +58,11 @@ class Refresher:
         self._clock = clock
         self._settings = settings
         self._request_check = request_check
-        self._identity = (replica, node, pid)
+        self._replica = replica
+        self._kind: ReplicaKind = kind
+        self._place = (node, pid)
         self._lost = lost
+        self.loaded = asyncio.Event()  #: a snapshot is held
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -63,9 +72,17 @@ class Refresher:
             self._tasks.append(asyncio.create_task(work()))
 
     async def stop(self) -> None:
+        """End, and tell that nobody need wait for this replica any more."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(Exception):  # the database may be away: then its silence tells it
+            async with asyncio.timeout(_GOODBYE_S), self._database.write() as conn:
+                await store.forget_replica(conn, self._replica)
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     async def _follow(self) -> None:
         """Reload on every change, and every `snapshot_poll_s` in any case."""
@@ -81,11 +98,13 @@ class Refresher:
         held = self._configuration.snapshot
         if snapshot.version >= held.version:
             self._configuration.snapshot = snapshot
-        replica, node, pid = self._identity
+            self.loaded.set()
+        node, pid = self._place
         async with self._database.write() as conn:
             await store.report_replica(
                 conn,
-                replica=replica,
+                replica=self._replica,
+                kind=self._kind,
                 node=node,
                 pid=pid,
                 applied=self._configuration.snapshot.version,
@@ -117,9 +136,17 @@ class Refresher:
     async def _take_figures(self) -> None:
         async with self._database.read() as conn:
             self._configuration.figures = await every_stats(conn)
+            self._configuration.lost_with_nodes = await lost_with_nodes(conn)
         self._configuration.figures_at = self._clock.now()
         while self._configuration.wanted_checks:
-            await self._request_check(self._configuration.wanted_checks.pop())
+            model_id = self._configuration.wanted_checks.pop()
+            if not self._checked_lately(model_id):
+                await self._request_check(model_id)
+
+    def _checked_lately(self, model_id: ModelId) -> bool:
+        stats = self._configuration.figures.get(model_id)
+        last = None if stats is None else stats.last_health_check
+        return last is not None and self._clock.now() - last < _CHECKS_APART
 
     async def _try(self, work: Callable[[], Awaitable[None]]) -> None:
         """Postgres being away is a state of the replica, not a failure of it."""

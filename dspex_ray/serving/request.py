@@ -13,9 +13,11 @@ from dspex_ray.core.errors import DspexRayError
 from dspex_ray.core.ids import ExecutionId
 from dspex_ray.core.values import plain_decimal
 from dspex_ray.programs.model import CapturePolicy
+from dspex_ray.routing.cache import CacheUse, told
 from dspex_ray.routing.model import Attempt, LmCall
 from dspex_ray.routing.scope import RequestScope
 from dspex_ray.serving.snapshot import Pick
+from dspex_ray.telemetry.spans import OpenSpan
 from dspex_ray.traces.model import ExecutionRecord, ExecutionStatus
 
 NO_CONTENT = CapturePolicy(mode="none")
@@ -36,6 +38,7 @@ class Ask:
     started: float  #: monotonic seconds
     deadline: float  #: monotonic seconds
     tags: Mapping[str, str] = field(default_factory=dict)
+    cache: CacheUse = CacheUse.FULL
 
 
 @dataclass(slots=True)
@@ -50,6 +53,7 @@ class Recording:
     outputs: dict[str, Any] = field(default_factory=dict)
     calls: list[LmCall] = field(default_factory=list)
     scope: RequestScope | None = None
+    span: OpenSpan | None = None
 
     def lm_call(self, call: LmCall) -> None:
         self.calls.append(call)
@@ -61,9 +65,8 @@ class Recording:
 
     @property
     def attempts(self) -> list[Attempt]:
-        """Those that were made; skipped ones are not."""
-        made = (attempt for call in self.calls for attempt in call.attempts)
-        return [attempt for attempt in made if attempt.outcome != "skipped"]
+        """Those that were made; skipped and cached ones are not."""
+        return [a for call in self.calls for a in call.attempts if a.made]
 
     @property
     def answered_by(self) -> str | None:
@@ -100,6 +103,9 @@ class Recording:
     def headers(self, now: float) -> dict[str, str]:
         """`x-dspex-*` of the answer, as far as it is known."""
         headers = {"x-dspex-execution": str(self.ask.id)}
+        cache = None if self.scope is None else told(self.scope.lookups)
+        if cache is not None:
+            headers["x-dspex-cache"] = cache
         if self.pick is not None:
             headers["x-dspex-version"] = str(self.pick.version.number)
         if self.calls:

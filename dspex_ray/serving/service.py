@@ -11,12 +11,14 @@ from dspex_ray.core.actor import Actor
 from dspex_ray.core.clock import Clock
 from dspex_ray.core.errors import Conflict, NotFound, Stale
 from dspex_ray.db.audit import audit
-from dspex_ray.db.configuration import bump
-from dspex_ray.db.engine import Database
-from dspex_ray.programs.model import ProgramStatus
+from dspex_ray.db.configuration import bump, current
+from dspex_ray.db.engine import Database, Read, Write
+from dspex_ray.placements.service import require_placed
+from dspex_ray.programs.model import Program, ProgramStatus
 from dspex_ray.programs.store import get_program, get_version
 from dspex_ray.serving import store
 from dspex_ray.serving.model import Applied, NewSplit, Split, SplitApplied
+from dspex_ray.serving.split import growing
 
 _ALIVE = timedelta(seconds=15)  # replicas report every 5 s at the latest
 _WAIT_STEP_S = 0.02
@@ -52,7 +54,7 @@ class SplitService:
         """Replace the split. The salt stays, so that units keep their buckets; the epoch grows.
 
         `epoch` is the one the caller read; raises Stale when the split has moved on, NotFound
-        for a version that does not exist.
+        for a version that does not exist, Conflict for more weight on one that cannot be served.
         """
         now = self._clock.now()
         async with self._database.write() as conn:
@@ -63,6 +65,8 @@ class SplitService:
                 await get_version(conn, found, arm.version)
             last = await store.find_last_split(conn, found.id)
             before = last if last is not None and last.arms else None
+            for number in growing(before, new):
+                await require_placed(conn, found, number)
             at = 0 if last is None else last.epoch
             if epoch is not None and epoch != at:
                 raise Stale(f"the split of {program!r} is at epoch {at}, not {epoch}")
@@ -99,6 +103,12 @@ class SplitService:
             version = await bump(conn)
         return await self.wait_applied(version)
 
+    async def wait_current(self) -> Applied:
+        """As `wait_applied`, for everything that is committed by now."""
+        async with self._database.read() as conn:
+            version = await current(conn)
+        return await self.wait_applied(version)
+
     async def wait_applied(self, version: int) -> Applied:
         """How many replicas have applied `version`, after waiting until all have, `wait_s` at
         most: the answer may be partial, and says so."""
@@ -110,3 +120,20 @@ class SplitService:
             if done or self._clock.monotonic() >= deadline:
                 return state
             await asyncio.sleep(_WAIT_STEP_S)
+
+
+class VersionTraffic:
+    """What placements are told of the traffic, as `placements.service.Traffic` asks for it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    async def takes(self, conn: Write, program: Program, number: int) -> bool:
+        split = await store.find_split(conn, program.id)
+        arms = () if split is None else split.arms
+        weighty = any(arm.version == number and arm.weight_bp for arm in arms)
+        return weighty or number in program.labels.values()
+
+    async def applied(self, conn: Read, version: int) -> bool:
+        found = await store.applied(conn, version, self._clock.now() - _ALIVE, "gateway")
+        return 0 < found.total == found.applied

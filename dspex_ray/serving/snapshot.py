@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import SecretStr
 
 from dspex_ray.access.rules import KeyRecord
-from dspex_ray.core.errors import Conflict, NotFound
+from dspex_ray.core.errors import Conflict, NotFound, Unavailable
 from dspex_ray.core.ids import ModelId, ProgramId, ProjectId, VersionId
 from dspex_ray.models.model import Model, ModelStats
+from dspex_ray.placements.model import DedicatedPlace
 from dspex_ray.programs.model import Program
 from dspex_ray.routing.model import ProgramModel
 from dspex_ray.serving.model import Split
@@ -23,12 +24,18 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class ServedVersion:
-    """A version that can be served; the artifact is built on first use."""
+    """A version that can be served; the artifact is built on first use. `placement` None: in
+    the process of whoever picks it."""
 
     id: VersionId
     number: int
     hash: str
     artifact: dict[str, Any]
+    placement: DedicatedPlace | None = None
+
+    @property
+    def input_names(self) -> list[str]:
+        return [field["name"] for field in self.artifact["signature"]["inputs"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,15 @@ class ServedProgram:
     program: Program
     versions: Mapping[int, ServedVersion]
     split: Split | None
+
+    @property
+    def unavailable(self) -> frozenset[int]:
+        """Versions that have a place of their own which cannot take a request now."""
+        return frozenset(
+            number
+            for number, version in self.versions.items()
+            if version.placement is not None and version.placement.application is None
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +77,8 @@ class Snapshot:
     programs: Mapping[tuple[ProjectId, str], ServedProgram] = field(default_factory=dict)
     assignments: Mapping[ProgramId, tuple[ProgramModel, ...]] = field(default_factory=dict)
     routes: Mapping[tuple[ProjectId, str], tuple[ProgramModel, ...]] = field(default_factory=dict)
-    replicas: int = 1  #: gateway replicas alive: each takes its share of every limit
+    replicas: int = 1  #: replicas alive that call models: each takes its share of their limits
+    gateways: int = 1  #: those of them that take requests: each takes its share of keys' limits
 
     def model(self, project: ProjectId, name: str) -> Model:
         """Raises NotFound."""
@@ -88,7 +105,7 @@ class Snapshot:
         if selector:
             return Pick(found.program, self._selected(found, selector))
         if found.split is not None:
-            choice = choose_version(found.split, unit, now)
+            choice = choose_version(found.split, unit, now, found.unavailable)
             version = self._numbered(found, choice.version)
             return Pick(found.program, version, choice.epoch, choice.propensity)
         number = found.program.labels.get("production")
@@ -113,6 +130,12 @@ class Snapshot:
     def _numbered(self, found: ServedProgram, number: int) -> ServedVersion:
         version = found.versions.get(number)
         if version is not None:
+            place = version.placement
+            if place is not None and place.application is None:
+                raise Unavailable(
+                    f"version {number} of {found.program.name!r} cannot be served: {place.reason}",
+                    retry_after_s=5,
+                )
             return version
         newest = found.program.latest_version or 0
         if 1 <= number <= newest:
@@ -131,5 +154,6 @@ class Configuration:
     snapshot: Snapshot = field(default_factory=Snapshot)
     figures: Mapping[ModelId, ModelStats] = field(default_factory=dict)
     figures_at: datetime | None = None
+    lost_with_nodes: int = 0  #: records of the whole cluster
     database_reachable: bool = True
     wanted_checks: set[ModelId] = field(default_factory=set)

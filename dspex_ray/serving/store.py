@@ -12,7 +12,7 @@ from dspex_ray.core.errors import Stale
 from dspex_ray.core.ids import ProgramId
 from dspex_ray.db.engine import Read, Write
 from dspex_ray.db.tables import gateway_replicas, splits
-from dspex_ray.serving.model import Applied, Split
+from dspex_ray.serving.model import Applied, ReplicaKind, Split
 
 
 def _split(row: Row[Any]) -> Split:
@@ -58,10 +58,24 @@ async def put_split(conn: Write, split: Split, expected_epoch: int) -> None:
 
 
 async def report_replica(
-    conn: Write, *, replica: str, node: str, pid: int, applied: int, lost: int, now: datetime
+    conn: Write,
+    *,
+    replica: str,
+    kind: ReplicaKind,
+    node: str,
+    pid: int,
+    applied: int,
+    lost: int,
+    now: datetime,
 ) -> None:
     statement = upsert(gateway_replicas).values(
-        id=replica, node=node, pid=pid, applied_version=applied, seen_at=now, spool_lost=lost
+        id=replica,
+        kind=kind,
+        node=node,
+        pid=pid,
+        applied_version=applied,
+        seen_at=now,
+        spool_lost=lost,
     )
     await conn.execute(
         statement.on_conflict_do_update(
@@ -75,9 +89,19 @@ async def forget_replicas(conn: Write, before: datetime) -> None:
     await conn.execute(delete(gateway_replicas).where(gateway_replicas.c.seen_at < before))
 
 
-async def applied(conn: Read, version: int, alive_since: datetime) -> Applied:
-    """How many of the replicas seen since `alive_since` have applied `version` or a later one."""
+async def forget_replica(conn: Write, replica: str) -> None:
+    """One that ends: nobody is to wait for it."""
+    await conn.execute(delete(gateway_replicas).where(gateway_replicas.c.id == replica))
+
+
+async def applied(
+    conn: Read, version: int, alive_since: datetime, kind: ReplicaKind | None = None
+) -> Applied:
+    """How many of the replicas seen since `alive_since` have applied `version` or a later one.
+    `kind` None counts all."""
     alive = gateway_replicas.c.seen_at >= alive_since
+    if kind is not None:
+        alive &= gateway_replicas.c.kind == kind
     row = (
         await conn.execute(
             select(

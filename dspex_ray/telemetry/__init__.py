@@ -1,1 +1,1 @@
-"""Structured logs and W3C trace context, without secrets or content."""
+"""Structured logs, metrics, spans and W3C trace context, without secrets or content."""

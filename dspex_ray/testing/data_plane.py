@@ -34,6 +34,7 @@ from dspex_ray.core.ids import (
     ProjectId,
     VersionId,
     new_id,
+    random_bits,
 )
 from dspex_ray.models.model import Model, ModelStats, ModelStatus, Price, Provider
 from dspex_ray.programs.artifacts import artifact_hash, artifact_payload
@@ -45,9 +46,10 @@ from dspex_ray.routing.model import ProgramModel
 from dspex_ray.routing.router import Router
 from dspex_ray.serving.asks import Asks
 from dspex_ray.serving.engines import EnginePool
-from dspex_ray.serving.executor import Executor
+from dspex_ray.serving.executor import Executor, LocalRunner
 from dspex_ray.serving.gateway import Gateway
 from dspex_ray.serving.model import Arm, Split
+from dspex_ray.serving.runner import ByPlacement, Runner
 from dspex_ray.serving.snapshot import Configuration, ServedProgram, ServedVersion, Snapshot
 from dspex_ray.settings import GatewaySettings, RoutingSettings, SpoolSettings
 from dspex_ray.traces.model import ExecutionRecord, FeedbackRecord
@@ -105,6 +107,7 @@ class DataPlane:
         settings: GatewaySettings | None = None,
         routing: RoutingSettings | None = None,
         spool: SpoolSettings | None = None,
+        dedicated: Runner | None = None,
     ) -> None:
         self.configuration = Configuration(Snapshot(version=1))
         self._clock = SystemClock()
@@ -124,13 +127,13 @@ class DataPlane:
             Limits(),
             self.configuration.wanted_checks.add,
         )
+        local = LocalRunner(Executor(PACKAGES), router, self.configuration, self._threads)
         self.gateway = Gateway(
             configuration=self.configuration,
-            asks=Asks(self.configuration, self.settings, self._clock, new_id, secrets.randbits),
+            asks=Asks(self.configuration, self.settings, self._clock, new_id, random_bits),
             router=router,
-            executor=Executor(PACKAGES),
+            runner=local if dedicated is None else ByPlacement(local, dedicated),
             spool=self.spool,
-            threads=self._threads,
             settings=self.settings,
             clock=self._clock,
         )

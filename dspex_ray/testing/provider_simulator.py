@@ -100,6 +100,10 @@ class ProviderSimulator:
         """The next requests meet these, one each, None being a good answer."""
         self._script.extend(faults)
 
+    def unscript(self) -> None:
+        """Forget what is left of the script."""
+        self._script.clear()
+
     def always(self, fault: Fault | None) -> None:
         """What every request meets once the script is used up."""
         self._always = fault

@@ -86,8 +86,14 @@ def _attempt(attempt: Attempt, origin: datetime) -> Node:
         cost_usd=attempt.cost_usd,
         error_class=attempt.error_class,
         message=attempt.message,
-        note=f"retry {attempt.number - 1}" if attempt.number > 1 else None,
+        note=_way(attempt),
     )
+
+
+def _way(attempt: Attempt) -> str | None:
+    if attempt.cached:
+        return "cached"
+    return f"retry {attempt.number - 1}" if attempt.number > 1 else None
 
 
 def _outcome(call: LmCall) -> str:

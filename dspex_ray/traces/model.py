@@ -169,6 +169,7 @@ class UsageRow(Noun):
     completion_tokens: int = 0
     cost_usd: Usd | None = None  #: of the attempts with a price; None when none has one
     unpriced: int = 0  #: successful attempts of unknown cost, missing from cost_usd
+    cached: int = 0  #: answers from the response cache, none of the attempts: they cost nothing
     mean_latency_ms: float | None = None  #: of successful attempts
     latency_ms: Percentiles | None = None  #: of successful attempts
     requests: int | None = None

@@ -45,8 +45,8 @@ _PARTS: tuple[tuple[Table, Rows], ...] = (
 
 async def write_executions(
     conn: Write, records: Sequence[ExecutionRecord], days: Mapping[ExecutionId, date]
-) -> int:
-    """Write the records whose ids are new and all that follows from them; how many were new.
+) -> set[ExecutionId]:
+    """Write the records whose ids are new and all that follows from them; the ids of those.
 
     `days` gives each record's partition, which must exist.
     """
@@ -55,7 +55,7 @@ async def write_executions(
     await _add_to_assignments(conn, fresh)
     await _add_to_models(conn, fresh)
     await _add_to_usage(conn, fresh)
-    return len(fresh)
+    return {record.id for record in fresh}
 
 
 async def write_feedback(conn: Write, record: FeedbackRecord) -> bool:

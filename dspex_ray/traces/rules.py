@@ -92,7 +92,8 @@ class AssignmentCounts:
     """What an assignment's counters grow by.
 
     A request is one LM call that reached the assignment, with all its retries there: successful
-    when one of them was. One that the client cancelled counts only its cost.
+    when one of them was. One that the client cancelled counts only its cost, and one that was
+    answered from the response cache nothing.
     """
 
     total_requests: int = 0
@@ -109,7 +110,7 @@ def assignment_counts(records: Iterable[ExecutionRecord]) -> dict[AssignmentKey,
         for call in record.lm_calls:
             reached: dict[AssignmentId, set[str]] = defaultdict(set)
             for attempt in call.attempts:
-                if attempt.assignment_id is None or attempt.outcome == "skipped":
+                if attempt.assignment_id is None or not attempt.made:
                     continue
                 reached[attempt.assignment_id].add(attempt.outcome)
                 key = (record.project_id, attempt.assignment_id)
@@ -166,7 +167,8 @@ class UsageKey(NamedTuple):
 
 @dataclass
 class UsageCounts:
-    """Of one minute. Cancelled attempts are those neither succeeded nor failed."""
+    """Of one minute. Cancelled attempts are those neither succeeded nor failed; `cached` answers
+    are none of the attempts."""
 
     attempts: int = 0
     succeeded: int = 0
@@ -176,14 +178,18 @@ class UsageCounts:
     cost_usd: Decimal = Decimal(0)
     unpriced: int = 0
     latency_ms_sum: float = 0.0  #: of the successful ones
+    cached: int = 0
 
 
 def usage_counts(records: Iterable[ExecutionRecord]) -> dict[UsageKey, UsageCounts]:
     """Roll-ups by the minute in which an attempt began, in order of their keys."""
     found: dict[UsageKey, UsageCounts] = defaultdict(UsageCounts)
     for record in records:
-        for attempt in _made(record):
-            _add(found[_usage_key(record, attempt)], attempt)
+        for attempt in _every(record):
+            if attempt.cached:
+                found[_usage_key(record, attempt)].cached += 1
+            elif attempt.made:
+                _add(found[_usage_key(record, attempt)], attempt)
     return dict(sorted(found.items()))
 
 
@@ -239,8 +245,12 @@ def storable(value: Any) -> Any:
 
 
 def _made(record: ExecutionRecord) -> Iterator[Attempt]:
+    yield from (attempt for attempt in _every(record) if attempt.made)
+
+
+def _every(record: ExecutionRecord) -> Iterator[Attempt]:
     for call in record.lm_calls:
-        yield from (attempt for attempt in call.attempts if attempt.outcome != "skipped")
+        yield from call.attempts
 
 
 def _total(made: Iterable[Attempt], of: Callable[[Attempt], T | None], total: T) -> T | None:

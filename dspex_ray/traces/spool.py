@@ -1,7 +1,7 @@
 """The spool: records on the local disk before their response ends, drained to Postgres later.
 
-A segment is the file of one process: `<uuid7>.open` while its writer holds an flock on it, then
-`<uuid7>.ready`; an `.open` one whose lock is free is the leaving of a process that died. A record
+A segment is the file of one process: `<uuid7>.<writer>.open` while its writer holds an flock on it,
+then `.ready`; an `.open` one whose lock is free is the leaving of a process that died. A record
 is one line, `<length> <crc32> <json>`, both numbers as 8 hex digits: a torn end is recognised, and
 after a corrupt line reading goes on with the next. What `append` returned True for survives the
 death of the process, not that of the node: there is no fsync on the request path.
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
 
+import structlog
 from pydantic import TypeAdapter
 
 from dspex_ray.core.clock import Clock
@@ -33,6 +34,9 @@ OPEN, READY, BAD = ".open", ".ready", ".bad"
 _RECORD: TypeAdapter[SpoolRecord] = TypeAdapter(SpoolRecord)
 _PREFIX = 18  # bytes: two numbers of 8 hex digits, a space after each
 _RESCAN_S = 1.0
+_ALARM_EVERY_S = 10.0
+
+_log = structlog.get_logger(__name__)
 
 
 def encode(record: SpoolRecord) -> bytes:
@@ -60,10 +64,14 @@ class _Current(NamedTuple):
 class SpoolWriter:
     """Appends records of one process. Thread-safe; opens its segment at the first append.
 
-    `lost` counts records that could not be kept: a full disk, or a folder at `max_bytes`.
+    `id` is this writer's, in the name of each of its segments; `appended` counts what was kept.
+    `lost` counts records that could not be kept: a full disk, or a folder at `max_bytes`. That is
+    logged when it begins, and every ten seconds while it goes on.
     """
 
     def __init__(self, folder: Path, settings: SpoolSettings, clock: Clock, ids: NewId) -> None:
+        self.id = ids()
+        self.appended = 0
         self.lost = 0
         self._folder = folder
         self._settings = settings
@@ -75,6 +83,7 @@ class SpoolWriter:
         self._size = 0
         self._folder_bytes = 0
         self._rescan_at = float("-inf")
+        self._alarm_at = float("-inf")
 
     def append(self, record: SpoolRecord) -> bool:
         """Whether the record is kept. Never raises: the answer is there, and shall go out."""
@@ -82,9 +91,8 @@ class SpoolWriter:
             line = _line(record)
             with self._lock:
                 self._write(line)
-        except Exception:
-            with self._lock:
-                self.lost += 1
+        except Exception as error:
+            self._count_lost(error)
             return False
         return True
 
@@ -104,6 +112,18 @@ class SpoolWriter:
         with self._lock:
             self._hand_over()
 
+    def _count_lost(self, error: Exception) -> None:
+        now = self._clock.monotonic()
+        with self._lock:
+            self.lost += 1
+            lost, due = self.lost, now >= self._alarm_at
+            if due:
+                self._alarm_at = now + _ALARM_EVERY_S
+        if due:  # by number alone: another kind of error may quote content
+            number = error.errno if isinstance(error, OSError) else None
+            reason = errno.errorcode.get(number or 0)
+            _log.error("spool_records_lost", lost=lost, error=type(error).__name__, reason=reason)
+
     def _write(self, line: bytes) -> None:
         self._check_room(len(line))
         current = self._current or self._open()
@@ -111,6 +131,7 @@ class SpoolWriter:
         if written != len(line):
             os.ftruncate(current.fd, self._size)  # no torn line before a whole one
             raise OSError(errno.ENOSPC, "the disk took part of a record")
+        self.appended += 1
         self._size += written
         self._folder_bytes += written
         if self._size >= self._settings.rotate_bytes:
@@ -131,7 +152,7 @@ class SpoolWriter:
         self._folder.chmod(0o700)
         self._folder_bytes = _bytes_in(self._folder)
         while True:
-            path = self._folder / f"{self._ids()}{OPEN}"
+            path = self._folder / f"{self._ids()}.{self.id.hex}{OPEN}"
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
             # A reader may see the file before it is locked, and take it for a dead process's.
             if _lock(fd) and _is_at(fd, path):
@@ -162,6 +183,12 @@ class Segment:
     path: Path
     fd: int
     bad: bool = False  #: some line could not be read or written; kept for a person to look at
+
+    @property
+    def writer(self) -> UUID | None:
+        """Who wrote it; None for a segment of a release that did not say."""
+        _, _, name = self.path.stem.partition(".")
+        return UUID(name) if name else None
 
 
 class SpoolReader:
@@ -223,7 +250,7 @@ class SpoolReader:
         written of them already is not written twice, as long as retention has not dropped it.
         """
         names = [name for name in _names(self._folder) if name.endswith(BAD)]
-        young = [name for name in names if created_at(UUID(name.removesuffix(BAD))) >= since]
+        young = [name for name in names if _begun(name) >= since]
         for path in (self._folder / name for name in young):
             with suppress(FileNotFoundError):  # another drain was quicker
                 path.rename(path.with_suffix(READY))
@@ -233,28 +260,25 @@ class SpoolReader:
 class SpoolFigures(NamedTuple):
     """What waits to be drained, open segments included; `bad` segments wait for a person."""
 
-    records: int
+    segments: int
     bytes: int
     oldest_age_s: float  #: 0.0 when nothing waits
     bad: int
 
 
 def spool_figures(folder: Path, now: datetime) -> SpoolFigures:
-    """Reads every waiting segment (counts its lines): for a slow poll, not for each request."""
-    records = size = bad = 0
+    """Looks at every file's name and size: for a poll, not for each request."""
+    segments = size = bad = 0
     oldest: datetime | None = None
-    for name in _names(folder):
-        path = folder / name
+    for path in (folder / name for name in _names(folder)):
         if path.suffix == BAD:
             bad += 1
-        elif path.suffix in (OPEN, READY):
-            lines, length = _lines(path)
-            records, size = records + lines, size + length
-            if lines:
-                born = created_at(UUID(path.stem))
-                oldest = born if oldest is None else min(born, oldest)
+        elif path.suffix in (OPEN, READY) and (length := _length(path)):
+            segments, size = segments + 1, size + length
+            born = _begun(path.name)
+            oldest = born if oldest is None else min(born, oldest)
     age_s = 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds())
-    return SpoolFigures(records, size, age_s, bad)
+    return SpoolFigures(segments, size, age_s, bad)
 
 
 def _line(record: SpoolRecord) -> bytes:
@@ -284,6 +308,11 @@ def _is_at(fd: int, path: Path) -> bool:
         return False
 
 
+def _begun(name: str) -> datetime:
+    """When the segment of this file name was."""
+    return created_at(UUID(name.partition(".")[0]))
+
+
 def _names(folder: Path) -> list[str]:
     try:
         return os.listdir(folder)
@@ -303,14 +332,9 @@ def _size(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def _lines(path: Path) -> tuple[int, int]:
-    """Lines and bytes; zeros when a drain has just removed the file."""
-    lines = length = 0
+def _length(path: Path) -> int:
+    """In bytes; zero when a drain has just removed the file."""
     try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                lines += chunk.count(b"\n")
-                length += len(chunk)
+        return path.stat().st_size
     except FileNotFoundError:
-        pass
-    return lines, length
+        return 0

@@ -56,12 +56,13 @@ class _Span(NamedTuple):
 
 def _rolled_up(groups: Sequence[UsageGroup], span: _Span) -> Select[Any]:
     table = usage_minutes.c
-    sums = ("attempts", "succeeded", "failed", "prompt_tokens", "completion_tokens", "cost_usd")
+    sums = ["attempts", "succeeded", "failed", "prompt_tokens", "completion_tokens", "cost_usd"]
+    sums += ["unpriced", "cached", "latency_ms_sum"]
     keys = _keys(groups, table.program, table.version, table.model_id, table.source, table.minute)
     return (
         select(
             *keys,
-            *(func.sum(table[name]).label(name) for name in (*sums, "unpriced", "latency_ms_sum")),
+            *(func.sum(table[name]).label(name) for name in sums),
         )
         .where(span.holds(table.project_id, table.minute))
         .group_by(*keys)
@@ -85,6 +86,7 @@ def _attempt_latencies(groups: Sequence[UsageGroup], span: _Span) -> Select[Any]
             span.holds(attempt.project_id, attempt.started_at),
             span.days(attempt.day),
             attempt.outcome != "skipped",
+            ~attempt.cached,
         )
         .group_by(*keys)
     )
@@ -174,6 +176,7 @@ def _usage_row(
         completion_tokens=count("completion_tokens"),
         cost_usd=None if 0 < succeeded == unpriced else figures.get("cost_usd", 0),
         unpriced=unpriced,
+        cached=count("cached"),
         mean_latency_ms=figures["latency_ms_sum"] / succeeded if succeeded else None,
         latency_ms=_percentile_noun(figures.get("latency_ms")),
         requests=figures.get("requests"),

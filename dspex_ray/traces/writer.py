@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from uuid import UUID
 
 import psycopg
 import structlog
@@ -17,6 +19,7 @@ from dspex_ray.core.errors import Invalid
 from dspex_ray.db.engine import Database
 from dspex_ray.db.partitions import ensure_partitions
 from dspex_ray.settings import SpoolSettings
+from dspex_ray.traces.losses import add_drained
 from dspex_ray.traces.model import ExecutionRecord, SpoolRecord
 from dspex_ray.traces.recording import write_executions, write_feedback
 from dspex_ray.traces.rules import record_day
@@ -41,12 +44,14 @@ class _Batch:
 class Drainer:
     """One drain of one folder; several, in any process, may run side by side.
 
-    Segments stay claimed from the first of their records to the commit of the last.
+    Segments stay claimed from the first of their records to the commit of the last. `drained`
+    counts the records taken from them.
     """
 
     def __init__(
         self, database: Database, reader: SpoolReader, settings: SpoolSettings, clock: Clock
     ) -> None:
+        self.drained = 0
         self._database = database
         self._reader = reader
         self._settings = settings
@@ -69,6 +74,7 @@ class Drainer:
         except BaseException:
             self._let_go(batch)
             raise
+        self.drained += len(batch.records)
         await asyncio.to_thread(self._finish, batch)
         return len(batch.records)
 
@@ -129,7 +135,7 @@ class Drainer:
         if not batch:
             return
         try:
-            await self._write_records([record for record, _ in batch])
+            await self._write_records(batch)
         except Exception as error:
             if not isinstance(_cause(error), _REFUSED):
                 raise
@@ -139,7 +145,7 @@ class Drainer:
     async def _write_one_by_one(self, batch: Sequence[Record]) -> None:
         for record, segment in batch:
             try:
-                await self._write_records([record])
+                await self._write_records([(record, segment)])
             except Exception as error:
                 if not isinstance(_cause(error), _REFUSED):
                     raise
@@ -151,19 +157,24 @@ class Drainer:
                     error=type(_cause(error)).__name__,
                 )
 
-    async def _write_records(self, records: Sequence[SpoolRecord]) -> None:
-        today = self._clock.now().date()
-        runs = [record for record in records if isinstance(record, ExecutionRecord)]
-        said = [record for record in records if not isinstance(record, ExecutionRecord)]
+    async def _write_records(self, batch: Sequence[Record]) -> None:
+        now = self._clock.now()
+        today = now.date()
+        runs = [record for record, _ in batch if isinstance(record, ExecutionRecord)]
+        said = [record for record, _ in batch if not isinstance(record, ExecutionRecord)]
+        new: set[UUID] = set()
         days = {run.id: record_day(run.id, today) for run in runs}
         unseen = set(days.values()) - self._days
         async with self._database.write() as conn:
             if unseen:
                 await ensure_partitions(conn, unseen)
             if runs:
-                await write_executions(conn, runs, days)
+                new |= await write_executions(conn, runs, days)
             for feedback in sorted(said, key=lambda record: record.id):
-                await write_feedback(conn, feedback)
+                if await write_feedback(conn, feedback):
+                    new.add(feedback.id)
+            writers = (segment.writer for record, segment in batch if record.id in new)
+            await add_drained(conn, Counter(filter(None, writers)), now)
         self._days |= unseen
 
 

@@ -15,9 +15,14 @@ PACKAGE = Path(__file__).parents[2] / "dspex_ray"
 MODULE_LINES = 500
 FUNCTION_LINES = 60
 BANNED = {"base", "common", "data", "handler", "helper", "info", "manager", "process", "util"}
-# A written schema is as long as its tables.
+# A written schema is as long as its tables, and stands in one file on purpose.
 MIGRATIONS = PACKAGE / "db" / "migrations"
-SOURCES = [path for path in sorted(PACKAGE.rglob("*.py")) if not path.is_relative_to(MIGRATIONS)]
+SCHEMA = PACKAGE / "db" / "tables.py"
+SOURCES = [
+    path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path != SCHEMA and not path.is_relative_to(MIGRATIONS)
+]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -54,6 +54,9 @@ class Platform:
             "PATH": os.pathsep.join([scripts, kept.get("PATH", os.defpath)]),
             "DSPEX_RAY_HOME": str(self.home),
             "DSPEX_RAY_ALLOW_PRIVATE_BASE_URLS": "true",
+            # Only what a test asks for by its traceparent.
+            "DSPEX_RAY_TELEMETRY__SPANS_FILE": "true",
+            "DSPEX_RAY_TELEMETRY__SAMPLE_RATIO": "0",
         }
 
     @property

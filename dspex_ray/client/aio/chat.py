@@ -8,7 +8,12 @@ from typing import Any
 
 from dspex_ray.client.aio.connection import AsyncConnection
 from dspex_ray.client.bodies import Ask, calling, json_of, read_chunk
-from dspex_ray.client.chat import ChatChunk, ChatCompletion, Message
+from dspex_ray.client.chat import (
+    CallableModels,
+    ChatChunk,
+    ChatCompletion,
+    Message,
+)
 from dspex_ray.core.errors import Unavailable
 
 _PATH = "/v1/chat/completions"
@@ -55,6 +60,12 @@ class AsyncChat:
                     return
                 yield read_chunk(ChatChunk, data, self._connection.url)
         raise Unavailable("the stream was cut: it ended without its end")
+
+    async def models(self) -> CallableModels:
+        """Everything in the key's project that `model` may name, in order of name."""
+        return await self._connection.call(
+            CallableModels, Ask("GET", "/v1/models", repeatable=True)
+        )
 
 
 def _ask(body: dict[str, Any], session: str | None, timeout_s: float | None) -> Ask:

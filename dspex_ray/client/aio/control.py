@@ -1,11 +1,11 @@
-"""Models, assignments, splits, executions and keys: the control plane's resources."""
+"""Models, assignments, splits, executions, keys and the audit trail: the control plane's."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from uuid import UUID
 
-from dspex_ray.access.model import ApiKey, MintedKey, NewApiKey
+from dspex_ray.access.model import ApiKey, AuditEvent, MintedKey, NewApiKey
 from dspex_ray.client.aio.connection import AsyncConnection
 from dspex_ray.client.bodies import Ask, if_match, params, path, payload, query
 from dspex_ray.core.page import DEFAULT_LIMIT, MAX_LIMIT, Page
@@ -156,6 +156,10 @@ class AsyncAssignments:
         where = path("/api/v1/routes/{route}/assignments", route=route)
         return await self._connection.call(Page[ProgramModel], Ask("GET", where, repeatable=True))
 
+    async def routes(self) -> Page[str]:
+        """The names of all routes."""
+        return await self._connection.call(Page[str], Ask("GET", "/api/v1/routes", repeatable=True))
+
     async def update(
         self, assignment_id: UUID, change: AssignmentUpdate, *, revision: int | None = None
     ) -> ProgramModel:
@@ -235,6 +239,18 @@ class AsyncExecutions:
             FeedbackEntry, Ask("POST", where, content=payload(given))
         )
 
+    async def list_feedback(
+        self, execution_id: UUID, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT
+    ) -> Page[FeedbackEntry]:
+        """What was said of an execution, newest first."""
+        ask = Ask(
+            "GET",
+            path(_EXECUTIONS + "/{execution_id}/feedback", execution_id=execution_id),
+            params=params(cursor=cursor, limit=limit),
+            repeatable=True,
+        )
+        return await self._connection.call(Page[FeedbackEntry], ask)
+
 
 class AsyncKeys:
     """API keys; needs a key with the scope `admin`."""
@@ -257,3 +273,29 @@ class AsyncKeys:
         return await self._connection.call(
             ApiKey, Ask("POST", path("/api/v1/keys/{key}/revoke", key=key))
         )
+
+
+class AsyncAudit:
+    """Who changed what; needs a key with the scope `admin`."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def list(
+        self, *, kind: str | None = None, cursor: str | None = None, limit: int = DEFAULT_LIMIT
+    ) -> Page[AuditEvent]:
+        """Newest first; `kind` is that of the resource: "model", "program", ..."""
+        given = params(kind=kind, cursor=cursor, limit=limit)
+        ask = Ask("GET", "/api/v1/audit", params=given, repeatable=True)
+        return await self._connection.call(Page[AuditEvent], ask)
+
+    async def iterate(self, *, kind: str | None = None) -> AsyncIterator[AuditEvent]:
+        """Every event, page by page."""
+        cursor: str | None = None
+        while True:
+            page = await self.list(kind=kind, cursor=cursor, limit=MAX_LIMIT)
+            for event in page.items:
+                yield event
+            cursor = page.next_cursor
+            if cursor is None:
+                return

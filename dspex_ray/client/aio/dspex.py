@@ -12,11 +12,13 @@ from dspex_ray.client.aio.chat import AsyncChat
 from dspex_ray.client.aio.connection import AsyncConnection
 from dspex_ray.client.aio.control import (
     AsyncAssignments,
+    AsyncAudit,
     AsyncExecutions,
     AsyncKeys,
     AsyncModels,
     AsyncSplits,
 )
+from dspex_ray.client.aio.placements import AsyncPlacements
 from dspex_ray.client.aio.programs import AsyncPrograms
 from dspex_ray.client.bodies import Ask, params
 from dspex_ray.core.errors import Invalid
@@ -61,8 +63,10 @@ class AsyncDspex:
         self.programs = AsyncPrograms(self._connection)
         self.assignments = AsyncAssignments(self._connection)
         self.splits = AsyncSplits(self._connection)
+        self.placements = AsyncPlacements(self._connection)
         self.executions = AsyncExecutions(self._connection)
         self.keys = AsyncKeys(self._connection)
+        self.audit = AsyncAudit(self._connection)
         self.chat = AsyncChat(self._connection)
 
     @property

@@ -1,12 +1,12 @@
 # Generated from ../aio/control.py by scripts/generate_sync_client.py: edit that one.
-"""Models, assignments, splits, executions and keys: the control plane's resources."""
+"""Models, assignments, splits, executions, keys and the audit trail: the control plane's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from uuid import UUID
 
-from dspex_ray.access.model import ApiKey, MintedKey, NewApiKey
+from dspex_ray.access.model import ApiKey, AuditEvent, MintedKey, NewApiKey
 from dspex_ray.client.bodies import Ask, if_match, params, path, payload, query
 from dspex_ray.client.sync.connection import Connection
 from dspex_ray.core.page import DEFAULT_LIMIT, MAX_LIMIT, Page
@@ -150,6 +150,10 @@ class Assignments:
         where = path("/api/v1/routes/{route}/assignments", route=route)
         return self._connection.call(Page[ProgramModel], Ask("GET", where, repeatable=True))
 
+    def routes(self) -> Page[str]:
+        """The names of all routes."""
+        return self._connection.call(Page[str], Ask("GET", "/api/v1/routes", repeatable=True))
+
     def update(
         self, assignment_id: UUID, change: AssignmentUpdate, *, revision: int | None = None
     ) -> ProgramModel:
@@ -226,6 +230,18 @@ class Executions:
         where = path(_EXECUTIONS + "/{execution_id}/feedback", execution_id=execution_id)
         return self._connection.call(FeedbackEntry, Ask("POST", where, content=payload(given)))
 
+    def list_feedback(
+        self, execution_id: UUID, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT
+    ) -> Page[FeedbackEntry]:
+        """What was said of an execution, newest first."""
+        ask = Ask(
+            "GET",
+            path(_EXECUTIONS + "/{execution_id}/feedback", execution_id=execution_id),
+            params=params(cursor=cursor, limit=limit),
+            repeatable=True,
+        )
+        return self._connection.call(Page[FeedbackEntry], ask)
+
 
 class Keys:
     """API keys; needs a key with the scope `admin`."""
@@ -246,3 +262,28 @@ class Keys:
         return self._connection.call(
             ApiKey, Ask("POST", path("/api/v1/keys/{key}/revoke", key=key))
         )
+
+
+class Audit:
+    """Who changed what; needs a key with the scope `admin`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def list(
+        self, *, kind: str | None = None, cursor: str | None = None, limit: int = DEFAULT_LIMIT
+    ) -> Page[AuditEvent]:
+        """Newest first; `kind` is that of the resource: "model", "program", ..."""
+        given = params(kind=kind, cursor=cursor, limit=limit)
+        ask = Ask("GET", "/api/v1/audit", params=given, repeatable=True)
+        return self._connection.call(Page[AuditEvent], ask)
+
+    def iterate(self, *, kind: str | None = None) -> Iterator[AuditEvent]:
+        """Every event, page by page."""
+        cursor: str | None = None
+        while True:
+            page = self.list(kind=kind, cursor=cursor, limit=MAX_LIMIT)
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return

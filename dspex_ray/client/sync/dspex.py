@@ -14,11 +14,13 @@ from dspex_ray.client.sync.chat import Chat
 from dspex_ray.client.sync.connection import Connection
 from dspex_ray.client.sync.control import (
     Assignments,
+    Audit,
     Executions,
     Keys,
     Models,
     Splits,
 )
+from dspex_ray.client.sync.placements import Placements
 from dspex_ray.client.sync.programs import Programs
 from dspex_ray.core.errors import Invalid
 from dspex_ray.declarations.model import Plan
@@ -62,8 +64,10 @@ class Dspex:
         self.programs = Programs(self._connection)
         self.assignments = Assignments(self._connection)
         self.splits = Splits(self._connection)
+        self.placements = Placements(self._connection)
         self.executions = Executions(self._connection)
         self.keys = Keys(self._connection)
+        self.audit = Audit(self._connection)
         self.chat = Chat(self._connection)
 
     @property

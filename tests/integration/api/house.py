@@ -78,6 +78,7 @@ async def build(api: httpx.AsyncClient, services: Services, spool: Path) -> Hous
     ok(await api.post("/v1/routes/house-r/assignments", json={"model": "house-m"}), 201)
     whole = {"arms": [{"version": 1, "weight_bp": 10_000}]}
     ok(await api.put("/v1/programs/house-p/split", json=whole))
+    ok(await api.put("/v1/programs/house-old/versions/1/placement", json={}), 202)
     await services.keys.create(SYSTEM, NewApiKey(name="house-key", scopes=(Scope.READ,)))
     call = a_call(an_attempt(model=SECRET_MARK))
     spooled(spool, [a_record(1, call, tags={"t": SECRET_MARK}, program="house-p")])
@@ -93,6 +94,7 @@ def calls(house: House) -> list[Call]:
     m, p, run = {"name": "house-m"}, {"name": "house-p"}, {"execution_id": house.execution}
     two = {"source": {"module": {"type": "predict", "signature": "question -> reply"}}}
     whole = {"arms": [{"version": 1, "weight_bp": 10_000}]}
+    placement = "/v1/programs/{name}/versions/{number}/placement"
     looks = [
         Call("GET", "/v1/models"),
         Call("GET", "/v1/models/{name}", m),
@@ -107,6 +109,8 @@ def calls(house: House) -> list[Call]:
         Call("GET", "/v1/programs/{name}/label-moves", p),
         Call("GET", "/v1/programs/{name}/assignments", p),
         Call("GET", "/v1/programs/{name}/split", p),
+        Call("GET", "/v1/programs/{name}/placements", {"name": "house-old"}),
+        Call("GET", placement, {"name": "house-old", "number": "1"}),
         Call("GET", "/v1/routes"),
         Call("GET", "/v1/routes/{name}/assignments", {"name": "house-r"}),
         Call("GET", "/v1/executions"),
@@ -137,6 +141,8 @@ def calls(house: House) -> list[Call]:
         Call("DELETE", "/v1/assignments/{assignment_id}", assignment),
         Call("PUT", "/v1/programs/{name}/split", p, whole),
         Call("DELETE", "/v1/programs/{name}/split", p),
+        Call("PUT", placement, {**p, "number": "2"}, {}),
+        Call("DELETE", placement, {**p, "number": "2"}),
         Call("POST", "/v1/executions/{execution_id}/feedback", run, {"score": 0.5}),
         Call("POST", "/v1/apply", {}, "routes: [{name: applied, assignments: [{model: another}]}]"),
         Call("DELETE", "/v1/models/{name}", {"name": "unused"}),

@@ -148,6 +148,7 @@ async def test_assignments_and_splits(dspex: AsyncDspex) -> None:
     assert (await dspex.assignments.list("p")).items == []
     await dspex.assignments.assign_to_route("fast", NewAssignment(model="m"))
     assert [row.route for row in (await dspex.assignments.list_for_route("fast")).items] == ["fast"]
+    assert (await dspex.assignments.routes()).items == ["fast"]
 
     with pytest.raises(errors.NotFound):
         await dspex.splits.get("p")
@@ -169,6 +170,8 @@ async def test_executions(dspex: AsyncDspex) -> None:
         await dspex.executions.get(unknown)
     with pytest.raises(errors.NotFound):
         await dspex.executions.feedback(unknown, NewFeedback(score=1))
+    with pytest.raises(errors.NotFound):
+        await dspex.executions.list_feedback(unknown)
 
 
 async def test_keys_and_scopes(dspex: AsyncDspex, app: FastAPI) -> None:
@@ -184,6 +187,18 @@ async def test_keys_and_scopes(dspex: AsyncDspex, app: FastAPI) -> None:
     assert "reader" in {key.name for key in (await dspex.keys.list()).items}
 
 
+async def test_the_audit_trail(dspex: AsyncDspex, app: FastAPI) -> None:
+    await dspex.models.register(SPEC, test_on_creation=False)
+    await dspex.models.delete("m")
+    found = [event async for event in dspex.audit.iterate(kind="model")]
+    assert [event.action for event in found] == ["model.delete", "model.register"]
+    assert "sk-inline" not in str(found)
+    newest = await dspex.audit.list(kind="model", limit=1)
+    assert newest.items == found[:1]
+    rest = await dspex.audit.list(kind="model", limit=1, cursor=newest.next_cursor)
+    assert rest.items == found[1:]
+
+
 async def test_apply(dspex: AsyncDspex) -> None:
     text = (
         "models:\n"
@@ -191,8 +206,12 @@ async def test_apply(dspex: AsyncDspex) -> None:
     )
     plan = await dspex.apply(text, dry_run=True)
     assert ([step.change for step in plan.steps], plan.applied) == ([Change.CREATE], False)
+    assert plan.replicas is None
     assert (await dspex.models.list()).items == []
-    assert (await dspex.apply(text)).applied
+    done = await dspex.apply(text)
+    assert done.applied
+    assert done.replicas is not None
+    assert (done.replicas.applied, done.replicas.total) == (0, 0)  # no gateway runs here
     assert [step.change for step in (await dspex.apply(text)).steps] == [Change.UNCHANGED]
     with pytest.raises(errors.Invalid):
         await dspex.apply("modles: []")

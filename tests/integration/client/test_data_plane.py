@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from dspex_ray.cli.main import app
 from dspex_ray.client import AsyncDspex, Dspex
 from dspex_ray.core import errors
+from dspex_ray.core.ids import DEFAULT_PROJECT
 from dspex_ray.programs.model import ProgramSource
 from dspex_ray.serving.model import BatchFailure, FieldDelta, Outputs, Prediction
 from dspex_ray.testing.data_plane import DataPlane
@@ -101,6 +102,16 @@ async def test_chat_plain_and_streamed(dspex: AsyncDspex) -> None:
     assert pieces[-1].usage is not None
     assert pieces[-1].usage.completion_tokens > 0
     assert (await dspex.chat.complete("program/qa", HELLO)).text == "forty-two"
+
+
+async def test_what_can_be_asked_of_chat(plane: DataPlane, dspex: AsyncDspex) -> None:
+    plane.assign("cheap", plane.configuration.snapshot.model(DEFAULT_PROJECT, "m"))
+    found = (await dspex.chat.models()).data
+    assert [(model.id, model.owned_by) for model in found] == [
+        ("m", "model"),
+        ("program/qa", "program"),
+        ("route/cheap", "route"),
+    ]
 
 
 async def test_health(dspex: AsyncDspex) -> None:

@@ -7,7 +7,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from sqlalchemy import insert
 
+from dspex_ray.bootstrap import Services
+from dspex_ray.db.configuration import current
+from dspex_ray.db.tables import gateway_replicas
 from dspex_ray.models.model import ErrorClass
 from tests.integration.conftest import PUBLIC_URL, ScriptedProvider, a_model, a_program, ok, refused
 from tests.integration.rows import Rows
@@ -110,6 +114,36 @@ async def test_applying_twice_changes_nothing(api: httpx.AsyncClient, rows: Rows
     assert {change for change, *_ in steps} == {"unchanged"}
     assert await rows.dump() == before
     assert await applied(api, yaml.safe_load(FILE)) == steps  # the same file as JSON would be
+
+
+async def test_it_waits_for_the_replicas_once_and_says_how_many(
+    api: httpx.AsyncClient, services: Services
+) -> None:
+    await a_replica(services, "fresh", applied=1_000)
+    await a_replica(services, "behind", applied=1)
+    plan = ok(await api.post("/v1/apply", content=FILE.encode()))
+    assert (plan["replicas"]["applied"], plan["replicas"]["total"]) == (1, 2)
+    async with services.database.read() as conn:
+        assert plan["replicas"]["version"] == await current(conn)
+    for query in ("", "?dry_run=true"):  # nothing changes: nothing to wait for
+        assert ok(await api.post(f"/v1/apply{query}", content=FILE.encode()))["replicas"] is None
+
+
+async def a_replica(services: Services, name: str, *, applied: int) -> None:
+    values = {"id": name, "node": "n", "pid": 1, "applied_version": applied}
+    async with services.database.write() as conn:
+        await conn.execute(insert(gateway_replicas).values(**values, seen_at=services.clock.now()))
+
+
+async def test_a_declared_cache(api: httpx.AsyncClient) -> None:
+    file = with_change()
+    file["models"][0]["cache_ttl_s"] = 3600
+    await applied(api, file)
+    assert ok(await api.get("/v1/models/fast"))["cache_ttl_s"] == 3600
+    file["models"][0]["cache_ttl_s"] = None
+    changed = [step for step in await applied(api, file) if step[0] != "unchanged"]
+    assert changed == [("update", "model", "fast", {"cache_ttl_s": None})]
+    assert ok(await api.get("/v1/models/fast"))["cache_ttl_s"] is None
 
 
 async def test_only_what_differs_is_changed(api: httpx.AsyncClient) -> None:

@@ -398,6 +398,20 @@ async def test_an_update_changes_what_it_names_and_can_take_away(api: httpx.Asyn
     assert after == expected
 
 
+async def test_a_cache_is_off_unless_asked_for_and_can_be_turned_off(
+    api: httpx.AsyncClient,
+) -> None:
+    assert (await registered(api))["cache_ttl_s"] is None
+    assert (await registered(api, "c", cache_ttl_s=3600))["cache_ttl_s"] == 3600
+    assert ok(await api.get("/v1/models/c"))["cache_ttl_s"] == 3600
+    kept = ok(await api.patch("/v1/models/c", json={"max_tokens": 5}))
+    assert (kept["cache_ttl_s"], kept["revision"]) == (3600, 2)
+    off = ok(await api.patch("/v1/models/c", json={"cache_ttl_s": None}))
+    assert (off["cache_ttl_s"], off["revision"]) == (None, 3)
+    bad = await api.patch("/v1/models/c", json={"cache_ttl_s": 0})
+    refused(bad, 422, field="cache_ttl_s", rule="greater_than_equal")
+
+
 BAD_UPDATES: list[tuple[dict[str, Any], str, str]] = [
     ({"model_name": None}, "model_name", "not null"),
     ({"config": None}, "config", "not null"),

@@ -25,6 +25,8 @@ QA = ProgramSource(module={"type": "predict", "signature": "question -> answer"}
 def answer(prompt: Prompt) -> str:
     """What a DSPy JSON prompt wants, or plain text for a plain one."""
     text = prompt.text if hasattr(prompt, "text") else str(prompt)
+    if "`shout`" in text:
+        return "no JSON, but purloined" if "clandestine" in text else json.dumps({"shout": "HEY"})
     return json.dumps({"answer": "forty-two"}) if "`answer`" in text else "hello there friend"
 
 
@@ -347,6 +349,39 @@ def test_batch_isolates_what_fails(plane: DataPlane, sim: ProviderSimulator) -> 
     assert body["items"][1]["error"]["code"] == "invalid"
     assert len({item["execution_id"] for item in body["items"]}) == 3
     assert len(executions(plane)) == 3
+
+
+EVERYWHERE = ProgramSource(
+    import_path="dspex_ray.testing.sample_programs:Everywhere",
+    signature="words: list[str] -> shouts: list[str]",
+    adapter="json",
+)
+
+
+def test_threads_that_dspy_starts_belong_to_the_request(
+    plane: DataPlane, sim: ProviderSimulator
+) -> None:
+    plane.assign(plane.add_program("e", EVERYWHERE), plane.add_model("m", sim.url))
+    asked = {"inputs": {"words": ["a", "b"]}}
+    with client(plane) as http:
+        found = http.post("/v1/programs/e/predict", json=asked)
+    assert found.json()["outputs"] == {"shouts": ["HEY"] * 3}
+    [record] = plane.records()
+    assert isinstance(record, ExecutionRecord)
+    assert sorted(str(call.predictor) for call in record.lm_calls) == ["None", "upper", "upper"]
+
+
+def test_what_dspy_says_of_a_failure_stays_out_of_the_log(
+    plane: DataPlane, sim: ProviderSimulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plane.assign(plane.add_program("e", EVERYWHERE), plane.add_model("m", sim.url))
+    asked = {"inputs": {"words": ["clandestine"]}}
+    with client(plane) as http:
+        found = http.post("/v1/programs/e/predict", json=asked)
+    assert found.status_code >= 500
+    said = "".join(capfd.readouterr())
+    assert "clandestine" not in said
+    assert "purloined" not in said
 
 
 def test_feedback_is_spooled(plane: DataPlane, sim: ProviderSimulator) -> None:

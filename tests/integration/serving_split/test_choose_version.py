@@ -6,12 +6,14 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dspex_ray.core.errors import Unavailable
 from dspex_ray.core.ids import DEFAULT_PROJECT, ProgramId
 from dspex_ray.serving.model import WHOLE, Arm, NewSplit, Split
-from dspex_ray.serving.split import choose_version, live_shares
+from dspex_ray.serving.split import choose_version, growing, live_shares
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 UNHURRIED = settings(deadline=None)
@@ -114,6 +116,53 @@ def test_a_canary_that_nobody_renews_gives_its_range_back(weight: int, late_s: i
     assert set(chosen(split, end + timedelta(seconds=late_s)).values()) == {1}
     renewed = chosen(canary(weight, end + timedelta(seconds=20)), end)
     assert renewed == before
+
+
+@UNHURRIED
+@given(splits(), st.frozensets(st.integers(1, 6)), st.text(max_size=50))
+def test_a_version_that_cannot_be_served_gives_its_range_away(
+    split: Split, unavailable: frozenset[int], unit: str
+) -> None:
+    shares = live_shares(split, NOW, unavailable)
+    living = {
+        arm.version
+        for arm in split.arms
+        if arm.version not in unavailable and (arm.valid_until is None or arm.valid_until > NOW)
+    }
+    assert {version for version, _ in shares} == living
+    if not living:
+        with pytest.raises(Unavailable):
+            choose_version(split, unit, NOW, unavailable)
+        return
+    assert sum(weight for _, weight in shares) == WHOLE
+    whole = dict(live_shares(split, NOW))
+    grown = [version for version, weight in shares if weight > whole[version]]
+    assert len(grown) <= 1  # one heir takes all of it
+    choice = choose_version(split, unit, NOW, unavailable)
+    assert choice.version in living
+    assert choice.propensity == dict(shares)[choice.version] / WHOLE
+
+
+def test_the_newest_that_lasts_inherits_and_if_none_is_left_the_newest() -> None:
+    end = NOW + timedelta(seconds=10)
+    arms = (
+        Arm(version=1, weight_bp=5_000),
+        Arm(version=2, weight_bp=3_000),
+        Arm(version=3, weight_bp=2_000, valid_until=end),
+    )
+    split = split_of(arms)
+    assert live_shares(split, NOW, {1}) == [(3, 2_000), (2, 8_000)]
+    assert live_shares(split, NOW, {2}) == [(3, 2_000), (1, 8_000)]
+    assert live_shares(split, NOW, {1, 2}) == [(3, WHOLE)]
+    assert live_shares(split, end, {2}) == [(1, WHOLE)]
+    assert live_shares(split, NOW, {1, 2, 3}) == []
+
+
+def test_only_what_grows_is_said_to_grow() -> None:
+    new = NewSplit(arms=(Arm(version=1, weight_bp=4_000), Arm(version=2, weight_bp=6_000)))
+    assert growing(None, new) == [1, 2]
+    assert growing(canary(5_000), new) == [2]
+    assert growing(canary(6_000), new) == []
 
 
 def test_another_salt_deals_anew() -> None:

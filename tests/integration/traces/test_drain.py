@@ -227,9 +227,10 @@ def _naive_counters(found: list[ExecutionRecord], assignment: UUID) -> tuple[int
     cost = Decimal(0)
     for call in (call for record in found for call in record.lm_calls):
         mine = [a for a in call.attempts if a.assignment_id == assignment]
+        mine = [a for a in mine if a.made]
         total += any(a.outcome in ("ok", "failed") for a in mine)
         good += any(a.outcome == "ok" for a in mine)
-        cost += sum(a.cost_usd or 0 for a in mine if a.outcome != "skipped")
+        cost += sum(a.cost_usd or 0 for a in mine)
     return total, good, cost
 
 
@@ -240,7 +241,7 @@ def _check_stats(row: dict[str, Any], found: list[ExecutionRecord], model: UUID)
         if record.source is not Source.HEALTH
         for call in record.lm_calls
         for attempt in call.attempts
-        if attempt.model_id == model and attempt.outcome != "skipped"
+        if attempt.model_id == model and attempt.made
     ]
     assert row["calls_total"] == len(mine)
     spoke = [a for a in mine if a.outcome == "ok" or a.error_class in SPEAKS_OF_MODEL]
@@ -263,7 +264,7 @@ def _check_usage(usage: list[dict[str, Any]], found: list[ExecutionRecord]) -> N
         for attempt in call.attempts
         if attempt.outcome != "skipped"
     ]
-    assert sum(row["attempts"] for row in usage) == len(pairs)
+    assert sum(row["attempts"] + row["cached"] for row in usage) == len(pairs)
     for row in usage:
         mine = [
             attempt
@@ -274,6 +275,8 @@ def _check_usage(usage: list[dict[str, Any]], found: list[ExecutionRecord]) -> N
             and row["model_id"] == attempt.model_id
             and row["source"] == record.source
         ]
+        assert row["cached"] == sum(attempt.cached for attempt in mine)
+        mine = [attempt for attempt in mine if not attempt.cached]
         ok = [attempt for attempt in mine if attempt.outcome == "ok"]
         assert row["attempts"] == len(mine)
         assert row["succeeded"] == len(ok)

@@ -15,7 +15,13 @@ from dspex_ray.core.errors import Invalid, NotFound
 from dspex_ray.core.ids import DEFAULT_PROJECT
 from dspex_ray.core.page import encode_cursor
 from dspex_ray.db.engine import Database
-from dspex_ray.db.tables import audit_events, execution_contents, executions, feedback
+from dspex_ray.db.tables import (
+    audit_events,
+    execution_contents,
+    executions,
+    feedback,
+    model_stats,
+)
 from dspex_ray.traces.model import (
     Execution,
     ExecutionQuery,
@@ -34,6 +40,7 @@ from tests.unit.traces.records import (
     a_call,
     a_failure,
     a_record,
+    a_replay,
     an_attempt,
     record_id,
 )
@@ -182,6 +189,25 @@ async def test_usage_by_program_and_model(service: TraceService) -> None:
     assert (failed.success_rate, failed.mean_latency_ms, failed.latency_ms) == (0.0, None, None)
     unpriced = found["", "model-2"]
     assert (unpriced.cost_usd, unpriced.unpriced) == (None, 1)
+
+
+async def test_cached_answers_are_counted_apart(house: Database, tmp_path: Path) -> None:
+    calls = [a_call(an_attempt()), *[a_call(a_replay())] * 3]
+    spooled(tmp_path, [a_record(1, *calls), a_record(2, a_call(a_replay(1)), program="memory")])
+    await drain_all(drainer(house, tmp_path))
+    service = TraceService(house, FixedClock())
+    usage = {row.program: row for row in (await service.usage(ANN, UsageQuery(**SPAN))).items}
+    asked, memory = usage["news"], usage["memory"]
+    assert (asked.attempts, asked.cached, asked.cost_usd) == (1, 3, Decimal("0.001"))
+    assert asked.latency_ms == Percentiles(p50=100.0, p95=100.0, p99=100.0)
+    assert asked.mean_latency_ms == 100.0
+    assert (memory.attempts, memory.cached, memory.cost_usd) == (0, 1, Decimal(0))
+    assert (memory.success_rate, memory.latency_ms) == (None, None)
+    stats = await table_rows(house, model_stats)
+    assert sum(row["calls_total"] for row in stats) == 1
+    run = await service.get(ANN, record_id(2))
+    assert (run.attempts, run.cost_usd, run.prompt_tokens) == (0, Decimal(0), 0)
+    assert run.lm_calls[0].attempts == (a_replay(1),)
 
 
 async def test_usage_by_version_counts_requests(service: TraceService) -> None:

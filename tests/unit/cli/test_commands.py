@@ -22,6 +22,7 @@ MINTED = {"key": wire.api_key(), "secret": "dspex_0a_secret"}
 PLAN = {
     "steps": [{"change": "create", "kind": "model", "name": "smol", "fields": {"a": [1]}}],
     "applied": True,
+    "replicas": {"version": 7, "applied": 1, "total": 2},
 }
 CHAT = {
     "id": "c",
@@ -34,6 +35,36 @@ SOURCE = {"module": {"type": "predict", "signature": "question -> answer"}}
 
 # command line, what it asks (method, path, query), what it sends, what is answered
 COMMANDS: list[tuple[str, str, Any, Any]] = [
+    (
+        "program place news@2 --min-replicas 0 --num-cpus 0.5 --resource gpu=1 --env MODE=fast"
+        ' --pip numpy==2.0 --warm-up {"question":"q"} --no-wait',
+        "PUT /api/v1/programs/news/versions/2/placement",
+        {
+            "resources": {"num_cpus": 0.5, "custom": {"gpu": 1.0}},
+            "runtime_env": {"env_vars": {"MODE": "fast"}, "pip": ["numpy==2.0"]},
+            "min_replicas": 0,
+            "warm_up": [{"question": "q"}],
+        },
+        ok(wire.placement(status="pending"), 202),
+    ),
+    (
+        "program place news@2 --min-replicas 3 --no-wait",
+        "PUT /api/v1/programs/news/versions/2/placement",
+        {"resources": {}, "runtime_env": {}, "min_replicas": 3, "max_replicas": 3},
+        ok(wire.placement(), 202),
+    ),
+    (
+        "program unplace news@2",
+        "DELETE /api/v1/programs/news/versions/2/placement",
+        None,
+        ok(wire.placement(status="draining"), 202),
+    ),
+    (
+        "program placements news",
+        "GET /api/v1/programs/news/placements",
+        None,
+        page(wire.placement(status="failed", reason="no node has 9 CPU")),
+    ),
     ("model list", "GET /api/v1/models?limit=500", None, page(wire.model())),
     ("model show smol", "GET /api/v1/models/smol", None, ok(wire.model())),
     ("model check smol", "POST /api/v1/models/smol/check", None, ok(CHECK)),
@@ -62,6 +93,18 @@ COMMANDS: list[tuple[str, str, Any, Any]] = [
             "supports_streaming": True,
         },
         ok(wire.model(), 201),
+    ),
+    (
+        "model register m --provider local --model gpt --cache-ttl-s 3600",
+        "POST /api/v1/models?test_on_creation=true",
+        {"name": "m", "provider": "local", "model_name": "gpt", "cache_ttl_s": 3600},
+        ok(wire.model(), 201),
+    ),
+    (
+        "model update m --no-cache",
+        "PATCH /api/v1/models/m",
+        {"cache_ttl_s": None},
+        ok(wire.model()),
     ),
     (
         "model update smol --max-tokens 9 --revision 2",
@@ -264,6 +307,8 @@ def test_nothing_to_update(shell: Shell) -> None:
         ("model register m --provider openai --model gpt --config [1]", "must be a JSON object"),
         ("model register m --provider openai --model gpt --prompt-price -1", "greater than"),
         ("model register m --provider openai_compatible --model gpt", "needs a base_url"),
+        ("model register m --provider local --model gpt --cache-ttl-s 0", "greater than"),
+        ("model update m --cache-ttl-s 5 --no-cache", "not both"),
         ("model register m! --provider openai --model gpt", "must be 1 to 100"),
         ("program create news -f a.yaml --signature q->a", "give one of"),
         ("program add-version news", "describe it"),
@@ -358,12 +403,14 @@ def test_an_export_can_be_added_again(shell: Shell, tmp_path: Path) -> None:
 def test_apply_shows_the_plan(shell: Shell, tmp_path: Path) -> None:
     file = tmp_path / "platform.yaml"
     file.write_text("models: []\n")
-    shell.platform.replies = [ok({**PLAN, "applied": False})]
+    shell.platform.replies = [ok({**PLAN, "applied": False, "replicas": None})]
     ran = shell("apply", "-f", str(file), "--dry-run")
     assert shell.platform.last.url.params["dry_run"] == "true"
     assert ran.out.splitlines()[1].split() == ["create", "model", "smol", "a:", "[1]"]
     assert ran.err == "Not applied (dry run): 1 create, 0 update, 0 unchanged.\n"
     shell.platform.replies = [ok(PLAN)]
+    done = "Applied: 1 create, 0 update, 0 unchanged.\nApplied by 1 of 2 replicas.\n"
+    assert shell("apply", "-f", str(file)).err == done
     assert shell("apply", "-f", "-", "--json", input="models: []\n").document == PLAN
     assert shell.platform.last.content == b"models: []\n"
 

@@ -28,6 +28,7 @@ PORTS = Ports(
     fallback_grpc=8,
     replica_http=9,
     replica_grpc=10,
+    metrics=11,
 )
 
 
@@ -153,6 +154,8 @@ def test_status_is_an_exit_code_too(
     assert (ran.code, ran.document["phase"]) == (code, phase)
     applications = {} if phase == "stopped" else {"status": "UNHEALTHY", "message": "no replica"}
     assert ran.document["applications"] == ({"gateway": applications} if applications else {})
+    metrics_url = None if phase == "stopped" else "http://127.0.0.1:11/metrics"
+    assert ran.document["metrics_url"] == metrics_url
     assert phase in shell("status").out
 
 

@@ -138,6 +138,16 @@ def test_the_environment_binds_ray_to_the_home_and_to_nothing_of_the_callers() -
     assert given["RAY_SERVE_HAPROXY_NBTHREAD"] == "8"
     assert given["PATH"] == f"{Path(sys.executable).parent}:/bin"
     assert given["RAY_SERVE_HAPROXY_METRICS_PORT"] == str(ports.haproxy_metrics)
+    assert "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH" not in given
+
+
+def test_serve_traces_when_the_settings_want_spans() -> None:
+    asked = {"DSPEX_RAY_TELEMETRY__SPANS_FILE": "true", "OTEL_SERVICE_NAME": "mine"}
+    given = node_environment(Path("/var/tmp/x"), "id", choose_ports(), asked)
+    hook = "dspex_ray.telemetry.export:span_processors"
+    assert given["RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH"] == hook
+    assert given["RAY_SERVE_TRACING_SAMPLING_RATIO"] == "1.0"
+    assert given["OTEL_SERVICE_NAME"] == "mine"
 
 
 def test_a_home_too_long_for_rays_sockets_is_refused() -> None:

@@ -16,6 +16,7 @@ from dspex_ray.client import AsyncDspex, Dspex
 from dspex_ray.core.actor import Scope
 from dspex_ray.core.errors import Invalid, NotFound
 from dspex_ray.models.model import ModelSpec, ModelStatus, ModelUpdate, Provider
+from dspex_ray.placements.model import NewPlacement
 from dspex_ray.programs.model import (
     NewProgram,
     NewVersion,
@@ -222,6 +223,9 @@ CASES = {
         {"weight": 3},
         {"if-match": '"1"'},
     ),
+    "assignments.routes": Case(
+        lambda c: c.assignments.routes(), "GET /api/v1/routes", wire.page("cheap", "fast")
+    ),
     "assignments.remove": Case(
         lambda c: c.assignments.remove(EXECUTION),
         f"DELETE /api/v1/assignments/{wire.ID}",
@@ -241,6 +245,33 @@ CASES = {
     ),
     "splits.remove": Case(
         lambda c: c.splits.remove("news"), "DELETE /api/v1/programs/news/split", wire.ok(APPLIED)
+    ),
+    "placements.get": Case(
+        lambda c: c.placements.get("news", 2),
+        "GET /api/v1/programs/news/versions/2/placement",
+        wire.ok(wire.placement()),
+    ),
+    "placements.list": Case(
+        lambda c: c.placements.list("news"),
+        "GET /api/v1/programs/news/placements",
+        wire.page(wire.placement()),
+    ),
+    "placements.put": Case(
+        lambda c: c.placements.put("news", 2, NewPlacement(min_replicas=0), revision=3),
+        "PUT /api/v1/programs/news/versions/2/placement",
+        wire.ok(wire.placement(status="pending"), 202),
+        {"min_replicas": 0},
+        {"if-match": '"3"'},
+    ),
+    "placements.remove": Case(
+        lambda c: c.placements.remove("news", 2),
+        "DELETE /api/v1/programs/news/versions/2/placement",
+        wire.ok(wire.placement(status="draining"), 202),
+    ),
+    "placements.wait": Case(
+        lambda c: c.placements.wait("news", 2),
+        "GET /api/v1/programs/news/versions/2/placement",
+        wire.ok(wire.placement(status="failed", reason="no node has 9 CPU")),
     ),
     "executions.list": Case(
         lambda c: c.executions.list(ExecutionQuery(program="news", fallback=True, since=SINCE)),
@@ -263,6 +294,16 @@ CASES = {
         wire.ok({**FEEDBACK, "id": wire.ID, "actor": "key:x", "at": wire.NOW}, 201),
         {"label": "good"},
     ),
+    "executions.list_feedback": Case(
+        lambda c: c.executions.list_feedback(EXECUTION, cursor="c", limit=3),
+        f"GET /api/v1/executions/{wire.ID}/feedback?cursor=c&limit=3",
+        wire.page({**FEEDBACK, "id": wire.ID, "actor": "key:x", "at": wire.NOW}),
+    ),
+    "audit.list": Case(
+        lambda c: c.audit.list(kind="model"),
+        "GET /api/v1/audit?kind=model&limit=50",
+        wire.page(wire.audit_event()),
+    ),
     "keys.create": Case(
         lambda c: c.keys.create(NewApiKey(name="ci", scopes=(Scope.INVOKE,))),
         "POST /api/v1/keys",
@@ -274,6 +315,11 @@ CASES = {
         lambda c: c.keys.revoke("dspex_0a"),
         "POST /api/v1/keys/dspex_0a/revoke",
         wire.ok(wire.api_key(revoked_at=wire.NOW)),
+    ),
+    "chat.models": Case(
+        lambda c: c.chat.models(),
+        "GET /v1/models",
+        wire.ok({"data": [{"id": "route/cheap", "created": 1, "owned_by": "route"}]}),
     ),
     "chat.complete": Case(
         lambda c: c.chat.complete("smol", [{"role": "user", "content": "hi"}], temperature=0),
@@ -336,15 +382,22 @@ def test_no_public_call_is_left_out() -> None:
         for method in dir(group)
         if not method.startswith("_")
     }
-    iterators = {"models.iterate", "programs.iterate", "executions.iterate"}
+    iterators = {f"{name}.iterate" for name in ("models", "programs", "executions", "audit")}
     streams = {"programs.stream", "chat.stream"}
     assert public == {name for name in CASES if "." in name} | iterators | streams
     client.close()
 
 
-@pytest.mark.parametrize("group", ["models", "programs", "executions"])
-async def test_iterate_follows_the_cursor(group: str) -> None:
-    make = {"models": wire.model, "programs": wire.program, "executions": wire.execution}[group]
+@pytest.mark.parametrize(
+    ("group", "make"),
+    [
+        ("models", wire.model),
+        ("programs", wire.program),
+        ("executions", wire.execution),
+        ("audit", wire.audit_event),
+    ],
+)
+async def test_iterate_follows_the_cursor(group: str, make: Callable[[], Any]) -> None:
     platform = wire.Platform([*wire.pages(make(), make(), make())])
     async with AsyncDspex("http://p", "k", transport=platform.transport) as client:
         found = [item async for item in getattr(client, group).iterate()]

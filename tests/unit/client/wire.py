@@ -79,6 +79,18 @@ def pages(*items: Any) -> Iterator[httpx.Response]:
         yield page(item, next_cursor=str(number) if number < len(items) else None)
 
 
+def audit_event() -> dict[str, Any]:
+    return {
+        "id": ID,
+        "project_id": PROJECT,
+        "at": NOW,
+        "actor": "key:x",
+        "action": "model.register",
+        "resource_kind": "model",
+        "resource_id": "m",
+    }
+
+
 def model(name: str = "smol", **fields: Any) -> dict[str, Any]:
     return {
         "id": ID,
@@ -144,6 +156,24 @@ def split(*arms: tuple[int, int]) -> dict[str, Any]:
         "epoch": 3,
         "arms": [{"version": number, "weight_bp": weight} for number, weight in arms],
         "updated_at": NOW,
+    }
+
+
+def placement(**fields: Any) -> dict[str, Any]:
+    return {
+        "id": ID,
+        "project_id": PROJECT,
+        "program_id": ID,
+        "version_id": ID,
+        "program": "news",
+        "version": 2,
+        "spec": {"min_replicas": 0},
+        "application": "program-news-v2-0a1b2c3d",
+        "status": "ready",
+        "since": NOW,
+        "created_at": NOW,
+        "updated_at": NOW,
+        **fields,
     }
 
 

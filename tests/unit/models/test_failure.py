@@ -73,6 +73,13 @@ def test_an_empty_message_is_the_class() -> None:
     assert classify(TimeoutError()).message == "TimeoutError"
 
 
+def test_a_reply_that_cannot_be_read_is_not_quoted() -> None:
+    said = "the reply (HTTP 200, 21 bytes) is not JSON: Extra data. Body starts: 'Dear Ms Miller'."
+    assert classify(lm15.ProviderError(said)).message == (
+        "the reply (HTTP 200, 21 bytes) is not JSON: Extra data."
+    )
+
+
 SECRET = "s3cretQ9vL2mX7pK4wZ8"
 
 

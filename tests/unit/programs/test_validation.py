@@ -38,6 +38,12 @@ def test_inputs_are_coerced_and_completed_in_order() -> None:
             "unknown",
         ),
         (
+            {"question": "q", "context": [], "Dear Ms Miller, ...": 1},
+            "Unknown inputs: (not a field's name) (allowed: question, context, k, hint)",
+            "(not a field's name)",
+            "unknown",
+        ),
+        (
             {"question": 3, "context": []},
             "Invalid input `question`: Input should be a valid string (its type is str)",
             "question",

@@ -115,10 +115,26 @@ _cents = st.integers(0, 10**9).map(lambda units: Decimal(units).scaleb(-9))
 _moments = st.integers(0, 200_000).map(lambda ms: NOW + timedelta(milliseconds=ms))
 
 
+def a_replay(place: int = 0, **change: Any) -> Attempt:
+    """Answered from the response cache."""
+    values: dict[str, Any] = {
+        "cached": True,
+        "latency_ms": 0.1,
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "cost_usd": Decimal(0),
+        "cost_source": "cached",
+    }
+    return an_attempt(place, **(values | change))
+
+
 @st.composite
 def attempts(draw: st.DrawFn) -> Attempt:
-    outcome = draw(st.sampled_from(["ok", "ok", "failed", "skipped", "cancelled"]))
+    outcome = draw(st.sampled_from(["ok", "ok", "replay", "failed", "skipped", "cancelled"]))
     place = draw(st.integers(0, 2))
+    if outcome == "replay":
+        assigned = draw(st.sampled_from([None, ASSIGNMENTS[place]]))
+        return a_replay(place, assignment_id=assigned, started_at=draw(_moments))
     return an_attempt(
         place,
         assignment_id=draw(st.sampled_from([None, ASSIGNMENTS[place]])),

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from dspex_ray.traces.call_tree import Node, call_tree
 from dspex_ray.traces.model import Execution, ExecutionStatus, Source
-from tests.unit.traces.records import NOW, a_call, a_failure, a_record, an_attempt
+from tests.unit.traces.records import NOW, a_call, a_failure, a_record, a_replay, an_attempt
 
 RECORD = a_record()
 
@@ -26,6 +26,12 @@ def _execution(*calls: object, **change: object) -> Execution:
         "lm_calls": calls,
     }
     return Execution.model_validate(values | change)
+
+
+def test_an_answer_from_the_cache_says_so() -> None:
+    (call,) = call_tree(_execution(a_call(a_replay()))).children
+    (attempt,) = call.children
+    assert (attempt.outcome, attempt.note, attempt.cost_usd) == ("ok", "cached", Decimal(0))
 
 
 def test_a_fallback_as_a_tree() -> None:

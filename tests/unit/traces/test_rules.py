@@ -23,6 +23,7 @@ from tests.unit.traces.records import (
     a_call,
     a_failure,
     a_record,
+    a_replay,
     an_attempt,
     record_id,
     records,
@@ -135,11 +136,27 @@ def test_usage_of_two_minutes() -> None:
     }
 
 
+def test_an_answer_from_the_cache_is_counted_apart_and_moves_no_figure() -> None:
+    record = a_record(1, a_call(a_replay()))
+    assert rules.assignment_counts([record]) == {}
+    assert rules.model_attempts([record]) == {}
+    assert list(rules.usage_counts([record]).values()) == [rules.UsageCounts(cached=1)]
+    assert rules.sums(record) == {
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+        "cost_usd": Decimal(0),
+        "attempts": 0,
+        "fallback": False,
+    }
+
+
 @given(st.lists(records(), max_size=5))
 def test_roll_ups_hold_every_attempt_once(found: list[ExecutionRecord]) -> None:
-    made = [a for r in found for c in r.lm_calls for a in c.attempts if a.outcome != "skipped"]
+    every = [a for r in found for c in r.lm_calls for a in c.attempts]
+    made = [a for a in every if a.outcome != "skipped" and not a.cached]
     usage = list(rules.usage_counts(found).values())
     assert sum(counts.attempts for counts in usage) == len(made)
+    assert sum(counts.cached for counts in usage) == sum(a.cached for a in every)
     assert sum((c.cost_usd for c in usage), Decimal(0)) == sum(a.cost_usd or 0 for a in made)
 
 

@@ -325,7 +325,7 @@ def test_figures_say_what_waits(tmp_path: Path) -> None:
     (tmp_path / "x.bad").write_bytes(b"?")
     size = len(encode(a_record(1))) + len(encode(a_record(2)))
     later = NOW + timedelta(seconds=30)
-    assert spool_figures(tmp_path, later) == (2, size, 30.0, 1)
+    assert spool_figures(tmp_path, later) == (1, size, 30.0, 1)
     writer.close()
     _drained(tmp_path)
     assert spool_figures(tmp_path, later) == (0, 0, 0.0, 1)

@@ -1,0 +1,1 @@
+"""Where versions run: `shared` among the gateways, or `dedicated`, an application of their own."""
