@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 SLOW   := ray or e2e
 
-.PHONY: help demo test check lint setup lock clean
+.PHONY: help demo test check lint bench setup lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,8 @@ help:
 	@echo "             (DEMO_ONCE=1: end by itself; the last line is a JSON summary)"
 	@echo "make test    set up and run the whole suite"
 	@echo "make check   format, lint, types, architecture, and the tests that need nothing"
+	@echo "make bench   measure, and write benchmarks/RESULTS.md and results.json; 15 minutes on a quiet"
+	@echo "             machine (the first time it installs what it compares with, in your cache folder)"
 	@echo "make lock    write the locked requirements anew from pyproject.toml"
 	@echo "make clean   remove the environment and caches"
 
@@ -39,12 +41,15 @@ test: $(READY)
 lint: $(READY)
 	@bash scripts/step.sh "ruff format" $(BIN)/ruff format --check .
 	@bash scripts/step.sh "ruff check" $(BIN)/ruff check .
-	@bash scripts/step.sh "mypy" $(BIN)/mypy -p dspex_ray -p tests -p examples
+	@bash scripts/step.sh "mypy" $(BIN)/mypy -p dspex_ray -p tests -p examples -p benchmarks
 	@bash scripts/step.sh "import contracts" $(BIN)/lint-imports
 
 check: lint
 	@bash scripts/step.sh "fast tests" \
 	  $(BIN)/pytest -q -m "not (integration or browser or bench or $(SLOW))"
+
+bench: $(READY)
+	@$(BIN)/python -m benchmarks.run
 
 LOCK := $(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --no-header --python-version 3.11
 lock: $(READY)
