@@ -1,0 +1,63 @@
+"""Every operation of an OpenAPI, asked what its schema allows and what it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import Case, GenerationMode
+from schemathesis.core.result import Ok
+
+
+class Said(NamedTuple):
+    operation: str  #: "GET /v1/models"
+    status: int
+    text: str  #: headers and body
+    asked: str  #: what to repeat it with
+
+
+def ask_everything(
+    schema: dict[str, Any],
+    base_url: str,
+    headers: Mapping[str, str],
+    *,
+    examples: int,
+    places: Mapping[str, dict[str, str]],
+) -> list[Said]:
+    """The answers to `examples` good and as many bad requests of each operation; always the same
+    requests for one schema. Blocks.
+
+    `places` gives the values of a path's parameters, for good requests: names that exist.
+    """
+    found: list[Said] = []
+    for result in schemathesis.openapi.from_dict(schema).get_all_operations():
+        assert isinstance(result, Ok), result  # else the schema itself is wrong
+        operation = result.ok()
+        known = {GenerationMode.POSITIVE: places.get(operation.path)}
+        for mode in GenerationMode:
+            strategy = operation.as_strategy(
+                generation_mode=mode, path_parameters=known.get(mode) or None
+            )
+
+            @settings(
+                max_examples=examples,
+                derandomize=True,
+                database=None,
+                deadline=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            @given(case=strategy)
+            def ask(case: Case[Any]) -> None:
+                answer = case.call(base_url=base_url, headers=dict(headers), timeout=60)
+                text = f"{answer.headers}\n{answer.text}"
+                asked = case.as_curl_command()
+                found.append(Said(case.operation.label, answer.status_code, text, asked))
+
+            with suppress(Unsatisfiable):  # nothing about the operation can be wrong
+                ask()
+    return found
