@@ -27,7 +27,7 @@ class Effort:
     records: int
 
 
-FULL: Final = Effort(rounds=5, seconds=4, warm_up_s=1, repeats=3, records=20_000)
+FULL: Final = Effort(rounds=3, seconds=3, warm_up_s=1, repeats=2, records=20_000)
 QUICK: Final = Effort(rounds=1, seconds=2, warm_up_s=1, repeats=1, records=5_000)
 
 _WARM_UP: Final = Pace(connections=8, seconds=2, warm_up_s=1)
