@@ -31,6 +31,8 @@ class Database:
             max_overflow=max_overflow,
             pool_timeout=10,
             pool_pre_ping=True,
+            # A session that drains keeps its caches: in a soak 55 MB an hour.
+            pool_recycle=900,
             json_serializer=lambda value: orjson.dumps(value).decode(),
             json_deserializer=orjson.loads,
             connect_args={"connect_timeout": 5},
