@@ -157,5 +157,6 @@ async def test_half_cut(ailing: Ailing) -> None:
     assert success(load) > 0.99
     ailing.house.drained(load)
     outcomes = [one.outcome for one in ailing.tried(load) if one.started_at >= began]
-    assert outcomes.count("failed") > 20
-    assert outcomes.count("ok") > 20
+    # How many are tried before routing turns away depends on when the figures are polled.
+    assert outcomes.count("failed") >= BREAKER_FAILURES
+    assert outcomes.count("ok") >= BREAKER_FAILURES
