@@ -48,6 +48,8 @@ RETRYABLE = frozenset(
     }
 )
 PATIENCE_S = 3.0
+# An event loop may wake its sleepers early (uvloop's, by up to 1.2 ms); no call fits in this.
+LAST_MOMENT_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +180,12 @@ class _LogicalCall:
 
     def run(self) -> Attempts:
         for index, candidate in enumerate(self.chain):
-            if self._remaining() <= 0:
+            if self._out_of_time():
                 break
             result = yield from self._on_model(candidate, self.chain[index + 1 :])
             if result is not None:
                 return result
-        return self._result(error=no_answer(self.records, out_of_time=self._remaining() <= 0))
+        return self._result(error=no_answer(self.records, out_of_time=self._out_of_time()))
 
     def _on_model(
         self, candidate: Candidate, rest: Sequence[Candidate]
@@ -196,7 +198,7 @@ class _LogicalCall:
                 answered_by=candidate, response=recalled.response, events=recalled.events
             )
         number = 1
-        while self._remaining() > 0:
+        while not self._out_of_time():
             permit = self._enter(candidate, number)
             if permit is None:
                 return None
@@ -266,7 +268,7 @@ class _LogicalCall:
             now = self.clock.monotonic()
             self.limits.hold_off(candidate.model.id, failure.retry_after_s, now)
         if timing.first_content_ms is not None:
-            late = self._remaining() <= 0
+            late = self._out_of_time()
             return self._result(error=broken_stream(self.records[-1], out_of_time=late))
         return failure
 
@@ -290,7 +292,7 @@ class _LogicalCall:
             # The millisecond is for sleeps that end early.
             spread = 0.001 + self.rng.random() * self.settings.retry_base_ms / 1000
             delay = max(delay, failure.retry_after_s + spread)
-        if delay >= self._remaining():
+        if delay >= self._remaining() - LAST_MOMENT_S:
             return None
         if delay < self.breakers.closed_in(model.id, self.clock.monotonic()):
             return None  # this failure opened it: the wait would end in a skip
@@ -301,6 +303,9 @@ class _LogicalCall:
     def _would_take(self, model: Model) -> bool:
         now = self.clock.monotonic()
         return self.breakers.admits(model.id, now) and self.limits.admits(model, now)
+
+    def _out_of_time(self) -> bool:
+        return self._remaining() <= LAST_MOMENT_S
 
     def _remaining(self) -> float:
         return self.deadline - self.clock.monotonic()

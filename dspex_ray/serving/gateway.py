@@ -249,8 +249,6 @@ class Gateway:
         recording = Recording(ask, "chat.completions", model=wanted.model)
         async with self._recorded(recording):
             scope = self._scope(recording, {})
-            # A task of its own also for one: measured a third quicker than awaiting it here when
-            # many requests are under way, each step of which then is a short one.
             answers = await asyncio.gather(
                 *(
                     self._router.complete(wanted.request, self._candidates(wanted, assigned), scope)

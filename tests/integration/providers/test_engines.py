@@ -361,3 +361,81 @@ async def test_a_failing_check_is_an_outcome(
     assert (check.ok, check.error_class, check.cost_usd) == (False, error_class, None)
     assert check.message
     assert KEY not in check.message
+
+
+@asynccontextmanager
+async def raw_server(reply: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """Its address, and what arrived: a piece for each time that something did."""
+    arrived: list[bytes] = []
+    ended: list[asyncio.Event] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ended.append(asyncio.Event())
+        end = ended[-1]
+        while piece := await reader.read(1 << 16):
+            arrived.append(piece)
+            writer.write(reply)
+        writer.close()
+        await writer.wait_closed()
+        end.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()[:2]
+    try:
+        yield f"http://{host}:{port}", arrived
+    finally:
+        server.close()
+        async with asyncio.timeout(10):  # its clients have left: each connection ends by itself
+            for end in ended:
+                await end.wait()
+
+
+def completion(text: str) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}}
+    body = json.dumps({"choices": [{**choice, "finish_reason": "stop"}]}).encode()
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    return head.encode() + b"\r\n\r\n" + body
+
+
+async def test_the_environments_proxy_is_used(
+    sim: ProviderSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with raw_server(completion("by proxy")) as (proxy, arrived):
+        monkeypatch.setenv("http_proxy", proxy)
+        away = model(sim, Provider.OPENAI_COMPATIBLE).model_copy(
+            update={"base_url": "http://models.example/v1"}
+        )
+        engine = build_engine(away, SecretStr(KEY))
+        response = await engine.complete(HELLO)
+        await engine.aclose()
+        assert response.text == "by proxy"
+        assert arrived[0].startswith(b"POST http://models.example/v1/chat/completions HTTP/1.1")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        seen = len(arrived)
+        async with opened(sim, Provider.OPENAI) as direct:
+            assert (await direct.complete(HELLO)).text == "echo: hello there world"
+        assert len(arrived) == seen
+
+
+async def test_head_and_body_go_out_in_one_write(
+    sim: ProviderSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    write = asyncio.StreamWriter.write
+
+    def noted(writer: asyncio.StreamWriter, part: bytes) -> None:
+        if b"hello there world" in part or part.startswith(b"POST "):
+            written.append(bytes(part))
+        write(writer, part)
+
+    monkeypatch.setattr(asyncio.StreamWriter, "write", noted)
+    async with raw_server(completion("fine")) as (address, _):
+        there = model(sim, Provider.OPENAI_COMPATIBLE).model_copy(update={"base_url": address})
+        engine = build_engine(there, SecretStr(KEY))
+        await engine.complete(HELLO)
+        await engine.complete(HELLO)
+        await engine.aclose()
+    assert len(written) == 2  # one for each request
+    assert all(part.startswith(b"POST ") and b"hello there world" in part for part in written)

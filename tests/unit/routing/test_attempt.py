@@ -401,6 +401,16 @@ class TestErrors:
             "the deadline passed before a model answered: a: timeout (it was timeout)"
         )
 
+    def test_a_deadline_whose_timer_fired_early(self) -> None:
+        timed_out = broke("timeout")[1]
+        error = self.error((4.9985, timed_out), (0.0005, timed_out), deadline_s=5.0)
+        assert isinstance(error, DeadlineExceeded)
+        assert len(error.details["attempts"]) == 1  # in what was left no second model is asked
+
+    def test_a_stream_whose_deadline_fired_early(self) -> None:
+        error = self.error((0.2, Started()), (4.7985, broke("timeout")[1]), deadline_s=5.0)
+        assert isinstance(error, DeadlineExceeded)
+
     def test_a_deadline_that_had_passed(self) -> None:
         error = self.error(deadline_s=-1.0)
         assert isinstance(error, DeadlineExceeded)
