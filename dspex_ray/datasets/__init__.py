@@ -1,0 +1,1 @@
+"""Datasets: examples under a content hash, versioned, imported, split by seeds."""
