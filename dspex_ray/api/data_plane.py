@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from dspex_ray import __version__
+from dspex_ray.api.hot_path import CHAT, Chat, HotPath, Predict
 from dspex_ray.api.openapi import CHAT_BODY
 from dspex_ray.api.problems import headers_of, openai_error, openai_status
 from dspex_ray.api.reference import add_reference
@@ -42,8 +43,9 @@ def data_plane_app(gateway: Gateway, *, lifespan: Lifespan | None = None) -> Fas
         telemetry=OFF,
     )
     _add_health(app, gateway)
-    _add_chat(app, gateway)
-    _add_programs(app, gateway)
+    chat = _add_chat(app, gateway)
+    predict = _add_programs(app, gateway)
+    app.add_middleware(HotPath, chat=chat, predict=predict, refusal=_refusal)
 
     async def authenticate(request: Request) -> object:
         return gateway.asks.read(_headers(request))
@@ -71,14 +73,14 @@ def _add_health(app: FastAPI, gateway: Gateway) -> None:
         return JSONResponse(state, status_code=200 if state["ready"] else 503)
 
 
-def _add_chat(app: FastAPI, gateway: Gateway) -> None:
+def _add_chat(app: FastAPI, gateway: Gateway) -> Chat:
     @app.get("/v1/models", tags=["chat"])
     async def list_models(request: Request) -> Response:
         """Models, routes (`route/<name>`) and programs (`program/<name>`) that can be called."""
         ask = gateway.asks.read(_headers(request))
         return _answer(gateway.list_models(ask))
 
-    @app.post("/v1/chat/completions", tags=["chat"], openapi_extra=CHAT_BODY)
+    @app.post(CHAT, tags=["chat"], openapi_extra=CHAT_BODY)
     async def chat_completions(request: Request) -> Response:
         """As OpenAI's. `model`: a registered model, `route/<name>`, or
         `program/<name>[@version|@label]`."""
@@ -89,8 +91,10 @@ def _add_chat(app: FastAPI, gateway: Gateway) -> None:
             return _answer(result)
         return await _events(result, done=DONE)
 
+    return chat_completions
 
-def _add_programs(app: FastAPI, gateway: Gateway) -> None:
+
+def _add_programs(app: FastAPI, gateway: Gateway) -> Predict:
     @app.post(
         "/v1/programs/{program}/predict", tags=["programs"], openapi_extra=_body_of(PredictAsk)
     )
@@ -120,6 +124,8 @@ def _add_programs(app: FastAPI, gateway: Gateway) -> None:
         ask = gateway.asks.read(_headers(request))
         wanted = _parse(FeedbackAsk, await _json(request, gateway, ask))
         return _answer(gateway.feedback(ask, program, wanted), status=202)
+
+    return predict
 
 
 def _headers(request: Request) -> dict[str, str]:
@@ -207,13 +213,14 @@ def _event(piece: Any) -> bytes:
     return b"data: " + orjson.dumps(piece, default=str) + b"\n\n"
 
 
-def _handle_errors(app: FastAPI) -> None:
-    def answer(request: Request, error: errors.DspexRayError) -> Response:
-        return JSONResponse(openai_error(error), openai_status(error), headers_of(error))
+def _refusal(error: errors.DspexRayError) -> Response:
+    return JSONResponse(openai_error(error), openai_status(error), headers_of(error))
 
+
+def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(errors.DspexRayError)
     async def ours(request: Request, error: errors.DspexRayError) -> Response:
-        return answer(request, error)
+        return _refusal(error)
 
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> Response:
@@ -224,4 +231,4 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         log.exception("unexpected error", path=request.url.path)
-        return answer(request, errors.DspexRayError("unexpected error; see the log"))
+        return _refusal(errors.DspexRayError("unexpected error; see the log"))

@@ -26,6 +26,10 @@ from dspex_ray.serving.refresher import Refresher
 from dspex_ray.serving.snapshot import Configuration
 from dspex_ray.settings import Settings
 
+# A request makes some hundred objects that live as long as it does, and hardly any cycles: looking
+# for them after every 700 (Python's default) took a thirtieth of the time.
+_COLLECT_AFTER = 10_000
+
 
 class Replica:
     """Parts of one process, on the event loop that `start` is called on."""
@@ -90,6 +94,7 @@ class Replica:
         await self.loaded()
         gc.collect()
         gc.freeze()
+        gc.set_threshold(_COLLECT_AFTER)
 
     def start(self) -> None:
         self._refresher.start()

@@ -238,6 +238,8 @@ class ModelEngine:
             changes["max_tokens"] = self._cap
         if changes:
             config = replace(config, **changes)
+        elif request.model == self._model_name:
+            return request
         return replace(request, model=self._model_name, config=config)
 
 

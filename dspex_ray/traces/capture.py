@@ -15,6 +15,8 @@ def captured(record: ExecutionRecord, policy: CapturePolicy) -> ExecutionRecord:
 
     Error messages, which outlive content, are redacted whatever the mode.
     """
+    if policy.mode == "none" and not _tells(record):
+        return record
     scrub = scrubber(policy.patterns)
     update: dict[str, Any] = {
         "capture": policy.mode,
@@ -28,6 +30,21 @@ def captured(record: ExecutionRecord, policy: CapturePolicy) -> ExecutionRecord:
         update["inputs"] = redacted(record.inputs, scrub) if keep else None
         update["outputs"] = redacted(record.outputs, scrub) if keep else None
     return record.model_copy(update=update)
+
+
+def _tells(record: ExecutionRecord) -> bool:
+    """Whether there is anything in it to leave out or to redact."""
+    return (
+        record.inputs is not None
+        or record.outputs is not None
+        or record.error_message is not None
+        or any(
+            call.request is not None
+            or call.response is not None
+            or any(attempt.message is not None for attempt in call.attempts)
+            for call in record.lm_calls
+        )
+    )
 
 
 def _call(call: LmCall, mode: str, scrub: Scrub) -> LmCall:
