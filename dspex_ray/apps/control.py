@@ -1,6 +1,6 @@
 """The control plane as a Serve application, and the loop that keeps Ray as Postgres says."""
 
-from __future__ import annotations
+# No postponed annotations: Serve checks the arguments by the class that `build` names.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

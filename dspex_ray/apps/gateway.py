@@ -1,6 +1,6 @@
 """The data plane as a Serve application: replicas that hold the whole configuration in memory."""
 
-from __future__ import annotations
+# No postponed annotations: Serve checks the arguments by the class that `build` names.
 
 import asyncio
 from collections.abc import AsyncIterator
