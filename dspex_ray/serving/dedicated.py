@@ -200,16 +200,17 @@ class DedicatedVersion:
         ask, calls = RunAsk.model_validate(told), _Calls()
         run = self._run(ask, calls)
         outputs, failure = None, None
+        timer = asyncio.timeout(ask.timeout_ms / 1000)
         try:
             with continue_execution(run):
-                async with asyncio.timeout(ask.timeout_ms / 1000):
+                async with timer:
                     outputs = await self._runner.run(run)
         except asyncio.CancelledError:
             run.scope.cancel()
             raise
         except Exception as error:
             run.scope.cancel()
-            failure = _ours(error, run.scope, self._clock.monotonic())
+            failure = _ours(error, out_of_time=timer.expired())
         return _answer(run.scope, calls, outputs, failure)
 
     def stream(self, told: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
@@ -220,12 +221,10 @@ class DedicatedVersion:
         calls = _Calls()
         run = self._run(ask, calls)
         outputs, failure = None, None
+        timer = asyncio.timeout(ask.timeout_ms / 1000)
         try:
             with continue_execution(run):
-                async with (
-                    asyncio.timeout(ask.timeout_ms / 1000),
-                    aclosing(self._runner.stream(run)) as events,
-                ):
+                async with timer, aclosing(self._runner.stream(run)) as events:
                     async for event in events:
                         if calls.made:
                             yield {"type": "calls", "answer": _answer(run.scope, calls)}
@@ -238,7 +237,7 @@ class DedicatedVersion:
             raise
         except Exception as error:
             run.scope.cancel()
-            failure = _ours(error, run.scope, self._clock.monotonic())
+            failure = _ours(error, out_of_time=timer.expired())
         yield {"type": "answer", "answer": _answer(run.scope, calls, outputs, failure)}
 
     def _run(self, ask: RunAsk, calls: _Calls) -> Run:
@@ -254,10 +253,10 @@ class DedicatedVersion:
         return Run(ask.execution_id, pick.program, pick.version, ask.inputs, scope, ask.traceparent)
 
 
-def _ours(error: Exception, scope: RequestScope, now: float) -> DspexRayError:
+def _ours(error: Exception, *, out_of_time: bool) -> DspexRayError:
     if isinstance(error, DspexRayError):
         return error
-    if isinstance(error, TimeoutError) and now >= scope.deadline:
+    if isinstance(error, TimeoutError) and out_of_time:
         return DeadlineExceeded("the request ran out of time")
     return of_the_program(error)
 

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import orjson
 import pytest
+import uvloop
 
 from dspex_ray.core.clock import SystemClock
 from dspex_ray.core.errors import DeadlineExceeded, DspexRayError, Invalid, Unavailable
@@ -166,6 +167,31 @@ async def test_the_deadline_is_kept_there(stream: bool) -> None:
         await _outputs(DedicatedRunner(Wire(program), CLOCK), run, stream)
     assert calls_of(run) == [CALL]
     assert program.runs[0].scope.cancelled
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_deadline_of_a_loop_that_wakes_early(stream: bool) -> None:
+    """Serve's loop is uvloop, whose timers fire up to a millisecond before their time."""
+
+    async def late() -> None:
+        program = Told(lambda run: asyncio.sleep(30))
+        for _ in range(20):
+            run = a_run(timeout_s=0.01)
+            with pytest.raises(DeadlineExceeded):
+                await _outputs(DedicatedRunner(Wire(program), CLOCK), run, stream)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(late())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_timeout_of_the_programs_own_is_no_deadline(stream: bool) -> None:
+    def fail(run: Run) -> Any:
+        raise TimeoutError
+
+    with pytest.raises(DspexRayError) as failed:
+        await _outputs(DedicatedRunner(Wire(Told(fail)), CLOCK), a_run(), stream)
+    assert failed.value.message == "the program raised TimeoutError"
 
 
 @pytest.mark.parametrize("stream", [False, True])
