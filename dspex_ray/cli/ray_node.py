@@ -100,6 +100,8 @@ def node_environment(
         # Whoever sets one of these knows why.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        # gRPC's own 4 MB is less than an answer and its content to record may be.
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 * 1024**2),
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         **serve_variables(environment),
         **inherited,

@@ -63,6 +63,7 @@ async def test_one_split_over_shared_and_dedicated_versions(platform: Platform) 
             source = ProgramSource(signature="claim -> verdict", module=module)
             await client.programs.add_version("placed", NewVersion(source=source))
         await _it_is_placed_and_serves(platform, client)
+        await _a_large_answer_comes_through(platform, client)
         await _a_leaving_client_ends_the_call(platform, client)
         await _what_cannot_start_gets_no_traffic(client)
         await _a_dead_replica_costs_no_request(platform, client)
@@ -90,6 +91,20 @@ async def _it_is_placed_and_serves(platform: Platform, client: AsyncDspex) -> No
     assert [event.type for event in streamed][-1] == "outputs"
     assert len(streamed) > 1
     _its_port_answers_no_program(platform)
+
+
+async def _a_large_answer_comes_through(platform: Platform, client: AsyncDspex) -> None:
+    """gRPC takes messages of 4 MB unless told otherwise; content to record comes on top."""
+    text = "x" * 3_000_000
+    answers = platform.simulator.answer
+    platform.simulator.answer = lambda prompt: (
+        f"[[ ## verdict ## ]]\n{text}\n\n[[ ## completed ## ]]"
+    )
+    try:
+        whole = await client.programs.predict("placed@2", {"claim": "long"})
+    finally:
+        platform.simulator.answer = answers
+    assert whole.outputs == {"verdict": text}
 
 
 def _its_port_answers_no_program(platform: Platform) -> None:
