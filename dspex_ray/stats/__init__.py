@@ -1,1 +1,1 @@
-"""Pure statistics: traffic buckets and summaries."""
+"""Pure statistics: traffic buckets, intervals, paired tests, fronts, races, convergence."""
