@@ -10,9 +10,14 @@ from pydantic import SecretStr
 
 from dspex_ray.access.service import KeyService
 from dspex_ray.core.clock import Clock, SystemClock
-from dspex_ray.core.errors import Invalid
-from dspex_ray.db.engine import Database
+from dspex_ray.core.errors import Conflict, Invalid
+from dspex_ray.datasets.importing import ImportService
+from dspex_ray.datasets.model import Dataset
+from dspex_ray.datasets.service import DatasetService
+from dspex_ray.db.engine import Database, Write
 from dspex_ray.declarations.service import DeclarationService
+from dspex_ray.evaluation.service import EvaluationService
+from dspex_ray.evaluation.store import is_under_way
 from dspex_ray.models.failure import classify
 from dspex_ray.models.health import check_model
 from dspex_ray.models.keyring import KeyRing
@@ -20,6 +25,8 @@ from dspex_ray.models.model import HealthCheck, Model
 from dspex_ray.models.providers import build_engine
 from dspex_ray.models.secrets import SecretBox, load_key
 from dspex_ray.models.service import Checker, ModelService
+from dspex_ray.optimization.service import OptimizationService
+from dspex_ray.optimization.store import is_searched_on
 from dspex_ray.placements.service import PlacementService, require_placed
 from dspex_ray.programs.service import ProgramService
 from dspex_ray.routing.service import AssignmentService
@@ -45,6 +52,10 @@ class Services:
     splits: SplitService
     placements: PlacementService
     executions: TraceService
+    evaluations: EvaluationService
+    datasets: DatasetService
+    imports: ImportService
+    optimizations: OptimizationService
     declarations: DeclarationService
 
 
@@ -144,5 +155,19 @@ def services_of(
         splits=splits,
         placements=placements,
         executions=TraceService(database, clock),
+        evaluations=EvaluationService(database, clock, allowed_packages=settings.program_packages),
+        datasets=DatasetService(database, clock, programs, require_unused=_require_unused),
+        imports=ImportService(database, clock, programs, settings.datasets, settings.uploads_dir),
+        optimizations=OptimizationService(
+            database, clock, settings.optimization, allowed_packages=settings.program_packages
+        ),
         declarations=DeclarationService(models, programs, assignments, splits, placements),
     )
+
+
+async def _require_unused(conn: Write, dataset: Dataset) -> None:
+    """Finished evaluations outlive their dataset; one under way still reads it."""
+    if await is_under_way(conn, dataset.id):
+        raise Conflict(f"dataset {dataset.name!r} is being evaluated: cancel that first")
+    if await is_searched_on(conn, dataset.id):
+        raise Conflict(f"an optimization is under way on dataset {dataset.name!r}: cancel it first")

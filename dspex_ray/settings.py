@@ -70,6 +70,24 @@ class PlacementSettings(_Part):
     )
 
 
+class DatasetSettings(_Part):
+    max_row_bytes: int = Field(default=1_000_000, ge=100, description="of one example")
+    max_bytes: int = Field(default=1_000_000_000, ge=1_000, description="of one upload")
+    max_examples: int = Field(default=1_000_000, ge=1, description="of one version")
+
+
+class OptimizationSettings(_Part):
+    confirm_lm_calls: int = Field(
+        default=10_000, ge=0, description="a run that may make more must be confirmed"
+    )
+    confirm_usd: float = Field(
+        default=5.0, ge=0, description="a run that may cost more must be confirmed"
+    )
+    keep_answers_days: int = Field(
+        default=7, ge=0, description="LM answers of failed and cancelled runs, for their resuming"
+    )
+
+
 class RetentionSettings(_Part):
     records_days: int = Field(default=90, ge=1)
 
@@ -114,9 +132,16 @@ class Settings(BaseSettings):
     health: HealthSettings = HealthSettings()
     retention: RetentionSettings = RetentionSettings()
     placement: PlacementSettings = PlacementSettings()
+    datasets: DatasetSettings = DatasetSettings()
+    optimization: OptimizationSettings = OptimizationSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     log_level: str = "INFO"
 
     @property
     def spool_dir(self) -> Path:
         return self.home / "spool"
+
+    @property
+    def uploads_dir(self) -> Path:
+        """Of files that an upload or import needs while it lasts."""
+        return self.home / "uploads"

@@ -24,14 +24,17 @@ from starlette.exceptions import HTTPException
 from dspex_ray import __version__
 from dspex_ray.access import routes as access_routes
 from dspex_ray.access.rules import require
-from dspex_ray.api.limits import BodyLimit
+from dspex_ray.api.limits import BodyLimit, is_upload
 from dspex_ray.api.problems import headers_of, problem, status_of
 from dspex_ray.api.reference import add_reference
 from dspex_ray.bootstrap import Services
 from dspex_ray.core import errors
 from dspex_ray.core.actor import Actor, Scope
+from dspex_ray.datasets import routes as dataset_routes
 from dspex_ray.declarations import routes as declaration_routes
+from dspex_ray.evaluation import routes as evaluation_routes
 from dspex_ray.models import routes as model_routes
+from dspex_ray.optimization import routes as optimization_routes
 from dspex_ray.placements import routes as placement_routes
 from dspex_ray.programs import routes as program_routes
 from dspex_ray.routing import routes as routing_routes
@@ -62,8 +65,13 @@ def control_app(services: Services, *, lifespan: Lifespan | None = None) -> Fast
     app.include_router(serving_routes.router(services.splits, authorise))
     app.include_router(placement_routes.router(services.placements, authorise))
     app.include_router(trace_routes.router(services.executions, authorise))
+    app.include_router(dataset_routes.router(services.datasets, services.imports, authorise))
+    app.include_router(evaluation_routes.router(services.evaluations, authorise))
+    app.include_router(optimization_routes.router(services.optimizations, authorise))
     app.include_router(declaration_routes.router(services.declarations, authorise))
-    app.add_middleware(BodyLimit, max_bytes=services.settings.gateway.max_body_bytes)
+    app.add_middleware(
+        BodyLimit, max_bytes=services.settings.gateway.max_body_bytes, streamed=is_upload
+    )
 
     async def authenticate(request: Request) -> object:
         actor = await services.keys.authenticate(request.headers.get("authorization"))

@@ -1,6 +1,7 @@
-"""Before Serve's own code: refuses the headers by which a client would set Serve's limits.
+"""Before Serve's own code: refuses the headers by which a client would set Serve's limits, and
+keeps uploads from being read into memory.
 
-Serve reads them ahead of the applications, and would answer a short timeout itself.
+Serve reads the headers ahead of the applications, and would answer a short timeout itself.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Any
 
 from starlette.middleware import Middleware
 
+from dspex_ray.api.flow import paced
+from dspex_ray.api.limits import is_upload
 from dspex_ray.api.problems import openai_error, openai_status, problem, status_of
 from dspex_ray.core.errors import Invalid
 
@@ -36,6 +39,8 @@ class Edge:
                 if name in _REFUSED:
                     await _refuse(scope["path"], name.decode(), send)
                     return
+            if is_upload(scope):
+                receive = paced(scope, receive)
         await self._app(scope, receive, send)
 
 

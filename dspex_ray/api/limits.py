@@ -1,13 +1,22 @@
-"""ASGI middleware that stops bodies over the limit and null bytes in paths."""
+"""ASGI middleware that stops bodies over the limit and null bytes in paths.
+
+Uploads of rows pass as they come: their route reads them in pieces, under limits of its own.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from typing import Any
 
+from dspex_ray.api.flow import taking
 from dspex_ray.api.problems import problem, status_of
 from dspex_ray.core.errors import DspexRayError, Invalid, TooLarge
 from dspex_ray.core.noun import no_nul
+from dspex_ray.datasets.model import MEDIA_TYPES
+
+_UPLOADS = re.compile(r"/v1/datasets/[^/]+/versions/?$")
 
 Scope = Any
 Receive = Any
@@ -17,13 +26,19 @@ Send = Any
 class BodyLimit:
     """Counts bytes as they come: a body without Content-Length is stopped all the same."""
 
-    def __init__(self, app: Any, max_bytes: int) -> None:
+    def __init__(
+        self, app: Any, max_bytes: int, streamed: Callable[[Scope], bool] = lambda scope: False
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if self._streamed(scope):
+            await self._app(scope, taking(scope, receive), send)
             return
         try:
             no_nul(scope["path"], "path")
@@ -68,6 +83,14 @@ class BodyLimit:
             parts.append(chunk)
             if not message.get("more_body"):
                 return b"".join(parts)
+
+
+def is_upload(scope: Scope) -> bool:
+    """Whether the body is rows of a dataset, by method, address and Content-Type."""
+    if scope["method"] != "POST" or _UPLOADS.search(scope["path"]) is None:
+        return False
+    media_type = dict(scope["headers"]).get(b"content-type", b"").partition(b";")[0].strip()
+    return media_type.decode("latin-1").lower() in MEDIA_TYPES
 
 
 def _no_null_bytes(body: bytes) -> None:

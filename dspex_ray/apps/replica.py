@@ -49,7 +49,7 @@ class Replica:
         self.database = database_of(settings)
         self._engines = EnginePool(configuration, hosted_transport)
         self._limits = Limits()
-        self._threads = TimedThreads(
+        self.threads = TimedThreads(
             settings.gateway.sync_threads, "program", clock, waited_for_thread
         )
         self.breakers = Breakers(settings.routing)
@@ -62,8 +62,8 @@ class Replica:
             self._limits,
             configuration.wanted_checks.add,
         )
-        executor = Executor(settings.program_packages)
-        self.runner = LocalRunner(executor, self.router, configuration, self._threads)
+        self.executor = Executor(settings.program_packages)
+        self.runner = LocalRunner(self.executor, self.router, configuration, self.threads)
         self._refresher = Refresher(
             configuration,
             self.database,
@@ -106,7 +106,7 @@ class Replica:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._refresher.stop()
         await self._engines.aclose()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown(wait=False, cancel_futures=True)
         await self.database.close()
 
     async def _share(self) -> None:
@@ -124,4 +124,4 @@ def _name() -> str:
     try:
         return str(serve.get_replica_context().replica_tag)
     except Exception:
-        return f"process-{os.getpid()}"
+        return f"process-{os.uname().nodename}-{os.getpid()}"

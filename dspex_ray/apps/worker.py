@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import procrastinate
 
+from dspex_ray.apps.evaluator import EVALUATOR_BUILD
 from dspex_ray.apps.hosted import await_hosted, hosted_transport
 from dspex_ray.apps.worker_meters import WorkerMeters
 from dspex_ray.bootstrap import (
@@ -19,8 +20,13 @@ from dspex_ray.bootstrap import (
     services_of,
 )
 from dspex_ray.core.clock import SystemClock
+from dspex_ray.evaluation import tasks as evaluation_tasks
+from dspex_ray.evaluation.pool import SharedPools
+from dspex_ray.evaluation.running import EvaluationRuns
 from dspex_ray.jobs.app import job_app
 from dspex_ray.models import tasks as model_tasks
+from dspex_ray.optimization import tasks as optimization_tasks
+from dspex_ray.optimization.submitting import RayJobs, RunJobs
 from dspex_ray.serving.llama import check_weights
 from dspex_ray.telemetry.metrics import RayMeters
 from dspex_ray.traces import tasks as trace_tasks
@@ -58,6 +64,15 @@ def worker_parts() -> WorkerParts:
     app = job_app(database.url)
     model_tasks.register(app, services.models, timedelta(seconds=settings.health.check_interval_s))
     trace_tasks.register(app, database, clock, settings.retention)
+    pools = SharedPools(EVALUATOR_BUILD)
+    runs = EvaluationRuns(
+        database,
+        clock,
+        lambda wanted: pools.of(wanted.actors),
+        allowed_packages=settings.program_packages,
+    )
+    evaluation_tasks.register(app, runs)
+    optimization_tasks.register(app, RunJobs(database, clock, RayJobs(), settings.optimization))
     drainer = Drainer(database, SpoolReader(settings.spool_dir), settings.spool, clock)
 
     meters = WorkerMeters(RayMeters(), drainer, settings.spool_dir, database, clock)
@@ -65,4 +80,8 @@ def worker_parts() -> WorkerParts:
     async def drain() -> None:
         await drainer.run(asyncio.Event())
 
-    return WorkerParts(app=app, background=(drain, meters.run), closing=database.close)
+    async def close() -> None:
+        await pools.close()
+        await database.close()
+
+    return WorkerParts(app=app, background=(drain, meters.run), closing=close)

@@ -69,18 +69,19 @@ def up(
                 shared=state.database == "external",
             )
     key_file = state.home / DEV_KEY_FILE
+    held = minted is not None or key_file.exists()
     found = {
         "home": str(state.home),
         "url": state.url,
         "api_docs_url": f"{state.url}/api/docs",
         "dashboard_url": state.dashboard_url,
-        "api_key_file": str(key_file) if key_file.exists() else None,
+        "api_key_file": str(key_file) if held else None,
         "api_key": minted.get_secret_value() if minted is not None else None,
     }
     emit(as_json, found, lambda: fields((_words(name), text) for name, text in found.items()))
     if minted is not None:
         say("The key is shown this once; commands on this machine read it from its file.")
-    elif not key_file.exists():
+    elif not held:
         say("The database has API keys already: give commands one of them as DSPEX_API_KEY.")
 
 

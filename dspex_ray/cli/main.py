@@ -16,10 +16,13 @@ from dspex_ray.cli import (
     assignments,
     chat,
     database,
+    datasets,
+    evaluations,
     executions,
     keys,
     lifecycle,
     models,
+    optimizations,
     programs,
     splits,
 )
@@ -94,7 +97,12 @@ app.command("assign")(assignments.assign)
 app.command("assignments")(assignments.show)
 app.command("unassign")(assignments.unassign)
 app.add_typer(splits.app, name="split")
+app.add_typer(datasets.app, name="dataset")
 app.add_typer(executions.app, name="executions")
+app.command("evaluate")(evaluations.evaluate)
+app.add_typer(evaluations.app, name="evaluation")
+app.add_typer(optimizations.optimizers, name="optimizers")
+app.add_typer(optimizations.app, name="optimize")
 app.command("usage")(executions.usage)
 app.add_typer(keys.app, name="keys")
 app.command("apply")(apply.apply)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dspex_ray.cli import placements, program_run
+from dspex_ray.cli import placements, program_run, program_space
 from dspex_ray.cli.door import door_of
 from dspex_ray.cli.inputs import noun
 from dspex_ray.cli.output import Json, emit, fields, print_json, table, when
@@ -33,6 +33,7 @@ from dspex_ray.programs.model import (
 
 app = typer.Typer(no_args_is_help=True, help="Programs, their versions and labels.")
 app.command("run")(program_run.run)
+app.command("space")(program_space.space)
 app.command("place")(placements.place)
 app.command("unplace")(placements.unplace)
 app.command("placements")(placements.placements)

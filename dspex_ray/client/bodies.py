@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -14,9 +14,13 @@ from pydantic_core import to_jsonable_python
 from dspex_ray.client.errors import error_in, not_understood
 from dspex_ray.core.errors import Invalid
 from dspex_ray.core.etags import etag
+from dspex_ray.datasets.model import MEDIA_TYPES
 from dspex_ray.serving.model import StreamEvent
 
 M = TypeVar("M", bound=BaseModel)
+
+#: A body that is sent as it is made; only once, for it cannot be had again.
+Streamed = Iterable[bytes] | AsyncIterable[bytes]
 
 _STREAM_EVENT: TypeAdapter[StreamEvent] = TypeAdapter(StreamEvent)
 
@@ -30,7 +34,7 @@ class Ask:
 
     method: str
     path: str
-    content: bytes | None = None
+    content: bytes | Streamed | None = None
     media_type: str = "application/json"
     params: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -92,6 +96,20 @@ def params(**given: Any) -> dict[str, Any]:
 def query(noun: BaseModel | None) -> dict[str, Any]:
     """A query noun's parameters: the fields that were given."""
     return {} if noun is None else params(**noun.model_dump(exclude_unset=True))
+
+
+def media_type_of(file_name: str) -> str:
+    """Of a file with rows, by its ending. Raises Invalid."""
+    ending = file_name.rpartition(".")[2].lower()
+    for media_type, kind in MEDIA_TYPES.items():
+        if ending == kind.value:
+            return media_type
+    allowed = ", ".join(f".{kind}" for kind in MEDIA_TYPES.values())
+    raise Invalid(
+        f"the name {file_name!r} does not say the format (allowed: {allowed})",
+        field="file",
+        rule="known format",
+    )
 
 
 def if_match(revision: int | None) -> dict[str, str]:

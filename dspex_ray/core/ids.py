@@ -18,6 +18,10 @@ ProgramId = NewType("ProgramId", UUID)
 VersionId = NewType("VersionId", UUID)
 ExecutionId = NewType("ExecutionId", UUID)
 KeyId = NewType("KeyId", UUID)
+DatasetId = NewType("DatasetId", UUID)
+DatasetVersionId = NewType("DatasetVersionId", UUID)
+EvaluationId = NewType("EvaluationId", UUID)
+OptimizationId = NewType("OptimizationId", UUID)
 
 NewId = Callable[[], UUID]
 

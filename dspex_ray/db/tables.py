@@ -27,7 +27,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, UUID
 
 metadata = MetaData(
     naming_convention={
@@ -363,7 +363,7 @@ gateway_replicas = Table(
     "gateway_replicas",
     metadata,
     Column("id", Text, primary_key=True),
-    # "gateway", or "dedicated": those take no requests of their own.
+    # "gateway"; "dedicated" and "evaluator" take no requests of their own.
     Column("kind", Text, nullable=False, server_default=text("'gateway'")),
     Column("node", Text, nullable=False),
     Column("pid", Integer, nullable=False),
@@ -479,7 +479,7 @@ lm_attempts = Table(
     postgresql_partition_by="RANGE (day)",
 )
 
-# The only place in Postgres that holds content; rows leave when `keep_until` has passed.
+# The only place that holds content of executions; rows leave when `keep_until` has passed.
 execution_contents = Table(
     "execution_contents",
     metadata,
@@ -529,6 +529,245 @@ feedback = Table(
     Column("actor", Text, nullable=False),
     Column("at", TIME, nullable=False),
     Index("ix_feedback_execution_id", "execution_id"),
+)
+
+# --- datasets ------------------------------------------------------------------------------
+
+datasets = Table(
+    "datasets",
+    metadata,
+    _id(),
+    _project(),
+    Column("name", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    _revision(),
+    *_times(),
+    UniqueConstraint("project_id", "name"),
+    CheckConstraint("type IN ('training', 'validation', 'test', 'custom')", name="type_known"),
+)
+
+dataset_versions = Table(
+    "dataset_versions",
+    metadata,
+    _id(),
+    _project(),
+    Column(
+        "dataset_id",
+        UUID(as_uuid=True),
+        ForeignKey("datasets.id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    Column("number", Integer, nullable=False),
+    Column("hash", Text, nullable=False),  # SHA-256 of its examples' hashes in order
+    Column("source", JSONB, nullable=False),
+    Column("examples", Integer, nullable=False),
+    Column("duplicates", Integer, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("fields", JSONB, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", TIME, nullable=False),
+    UniqueConstraint("dataset_id", "number"),
+    UniqueConstraint("dataset_id", "hash"),
+)
+
+# Content of users, as executions' is. JSON rather than JSONB: a number stays as it was hashed.
+dataset_examples = Table(
+    "dataset_examples",
+    metadata,
+    Column(
+        "version_id",
+        UUID(as_uuid=True),
+        ForeignKey("dataset_versions.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("number", Integer, primary_key=True),  # place in the version, from 0
+    _project(),
+    Column("hash", LargeBinary, nullable=False),  # SHA-256 of the canonical JSON of the values
+    Column("values", JSON, nullable=False),
+)
+
+# --- evaluation ----------------------------------------------------------------------------
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    _id(),
+    _project(),
+    Column("program_id", UUID(as_uuid=True), ForeignKey("programs.id"), nullable=False),
+    Column("version_id", UUID(as_uuid=True), ForeignKey("program_versions.id"), nullable=False),
+    # By name and number too: the report outlives the dataset.
+    Column("dataset_id", UUID(as_uuid=True), nullable=False),
+    Column("dataset", Text, nullable=False),
+    Column("dataset_version", Integer, nullable=False),
+    Column("examples", JSONB, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("metrics", JSONB, nullable=False),
+    Column("settings", JSONB, nullable=False),
+    Column("configuration", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("error", Text),
+    Column("progress", JSONB, nullable=False),
+    Column("report", JSONB),
+    Column("created_by", Text, nullable=False),
+    Column("started_at", TIME),
+    Column("ended_at", TIME),
+    _revision(),
+    *_times(),
+    Index("ix_evaluations_project_id_id", "project_id", "id"),
+    CheckConstraint(
+        "status IN ('pending', 'running', 'completed', 'failed', 'cancelled')", name="status_known"
+    ),
+)
+
+# One row a run of an example, as it happens.
+evaluation_results = Table(
+    "evaluation_results",
+    metadata,
+    Column(
+        "evaluation_id",
+        UUID(as_uuid=True),
+        ForeignKey("evaluations.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("number", Integer, primary_key=True),
+    Column("repeat", Integer, primary_key=True),
+    Column("project_id", UUID(as_uuid=True), nullable=False),
+    Column("example_hash", Text, nullable=False),
+    Column("scores", JSONB, nullable=False),
+    Column("errors", JSONB, nullable=False),
+    Column("latency_ms", Float, nullable=False),
+    Column("cost_usd", MONEY),
+    Column("metric_costs", JSONB, nullable=False),
+    Column("prompt_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+    Column("cached", Boolean, nullable=False),
+    Column("execution_id", UUID(as_uuid=True)),
+    Column("at", TIME, nullable=False),
+)
+
+# One row a score of a run: latency, cost and tokens are those of the run that was paid for.
+evaluation_cache = Table(
+    "evaluation_cache",
+    metadata,
+    Column("run", Text, primary_key=True),  # hashes, as evaluation/rules.py makes them
+    Column("metric", Text, primary_key=True),
+    _project(),
+    Column("score", Float, nullable=False),
+    Column("metric_cost_usd", MONEY),
+    Column("metric_called", Boolean, nullable=False),  # whether the metric called models
+    Column("errors", JSONB, nullable=False),
+    Column("latency_ms", Float, nullable=False),
+    Column("cost_usd", MONEY),
+    Column("prompt_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+    Column("execution_id", UUID(as_uuid=True)),
+    Column("at", TIME, nullable=False),
+    Column("expires_at", TIME, nullable=False),
+    Index("ix_evaluation_cache_expires_at", "expires_at"),
+)
+
+# One search for a better program. What was asked for is written once, in `asked`; what it came to
+# once, in `outcome`.
+optimization_runs = Table(
+    "optimization_runs",
+    metadata,
+    _id(),
+    _project(),
+    Column("name", Text),
+    Column("program_id", UUID(as_uuid=True), ForeignKey("programs.id"), nullable=False),
+    Column("version_id", UUID(as_uuid=True), ForeignKey("program_versions.id"), nullable=False),
+    # By name and number too: the run outlives the dataset.
+    Column("dataset_id", UUID(as_uuid=True), nullable=False),
+    Column("dataset", Text, nullable=False),
+    Column("dataset_version", Integer, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("optimizer", Text, nullable=False),
+    Column("asked", JSONB, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("error", Text),
+    Column("attempt", Integer, nullable=False),  # its starts; an older one's driver is fenced off
+    Column("submissions", Integer, nullable=False),  # since somebody last asked for it
+    Column("job", Text),
+    Column("spent", JSONB, nullable=False),
+    Column("outcome", JSONB, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("submitted_at", TIME),
+    Column("started_at", TIME),
+    Column("heartbeat_at", TIME),
+    Column("ended_at", TIME),
+    _revision(),
+    *_times(),
+    Index("ix_optimization_runs_project_id_id", "project_id", "id"),
+    CheckConstraint(
+        "status IN ('pending', 'running', 'completed', 'failed', 'cancelled')", name="status_known"
+    ),
+)
+
+
+def _run() -> Column[object]:
+    return Column(
+        "run_id",
+        UUID(as_uuid=True),
+        ForeignKey("optimization_runs.id", ondelete="CASCADE"),
+        primary_key=True,
+    )
+
+
+# One row a measurement of a candidate, as it happens.
+optimization_trials = Table(
+    "optimization_trials",
+    metadata,
+    _run(),
+    Column("number", Integer, primary_key=True),
+    _project(),
+    Column("candidate", Text, nullable=False),
+    Column("made_by", Text, nullable=False),
+    Column("parents", JSONB, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("examples", Integer, nullable=False),
+    Column("standing", Float),
+    Column("lm_calls", BigInteger, nullable=False),
+    Column("facts", JSONB, nullable=False),
+    Column("at", TIME, nullable=False),
+)
+
+# What the optimizer saw, by content hash: none of it is ever held out.
+optimization_examples = Table(
+    "optimization_examples",
+    metadata,
+    _run(),
+    Column("hash", Text, primary_key=True),
+    Column("part", Text, primary_key=True),
+    _project(),
+    Index("ix_optimization_examples_hash", "hash"),
+)
+
+# LM answers of runs that may go on: what a resumed one need not pay for again. Gone at its end.
+optimization_answers = Table(
+    "optimization_answers",
+    metadata,
+    _run(),
+    Column("digest", Text, primary_key=True),  # of the request
+    Column("nth", Integer, primary_key=True),  # of equal requests
+    _project(),
+    Column("answer", JSONB, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("usd", MONEY),
+    Column("at", TIME, nullable=False),
+)
+
+optimization_versions = Table(
+    "optimization_versions",
+    metadata,
+    _run(),
+    Column("rank", Integer, primary_key=True),
+    _project(),
+    Column("version_id", UUID(as_uuid=True), ForeignKey("program_versions.id"), nullable=False),
+    Column("label", Text),
+    Column("score", Float),
+    Column("created", Boolean, nullable=False),
 )
 
 PARTITIONED = (executions, lm_calls, lm_attempts, execution_contents)

@@ -8,6 +8,7 @@ from enum import StrEnum
 class Queue(StrEnum):
     HEALTH = "health"  #: checks of models, pipelines and deployments
     DEPLOYMENT = "deployment"  #: steps of a deployment
+    EVALUATIONS = "evaluations"  #: programs measured on datasets
     EXPERIMENTS = "experiments"  #: steps of an experiment
     ML_OPTIMIZATION = "ml_optimization"  #: submits and follows optimisation runs
     ML_INFERENCE = "ml_inference"  #: program runs that nobody waits for

@@ -148,6 +148,22 @@ def build_engine(model: Model, api_key: SecretStr | None, *, transport: Any = No
     return ModelEngine(lm, model, options.defaults, secret=key, owns_transport=own)
 
 
+def embeddings_address(model: Model, api_key: SecretStr | None) -> tuple[str, dict[str, str]]:
+    """Where this model embeds, with the headers that open it. Raises Invalid for a model whose
+    provider, or this instance as its host, has no embeddings."""
+    base_url = model.base_url or _BASE_URLS.get(model.provider)
+    if base_url is None or model.provider is Provider.ANTHROPIC:
+        raise Invalid(
+            f"model {model.name!r} does not embed: provider {model.provider.value!r} has no "
+            "embeddings",
+            field="model",
+            rule="embeds",
+        )
+    options = read_options(model.provider, model.config)
+    headers = {**dict(options.headers), "authorization": f"Bearer {_usable_key(model, api_key)}"}
+    return f"{base_url}/embeddings", headers
+
+
 class ModelEngine:
     """A provider's wire format bound to one model: its name, defaults, token cap and key."""
 

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +48,39 @@ def resolve_import(source: ProgramSource, *, allowed_packages: Iterable[str]) ->
 
 def import_class(path: str, allowed_packages: Iterable[str]) -> type[Any]:
     """The `dspy.Module` subclass that `package.module:Class` names, if its package is allowed."""
-    found = _PATH.fullmatch(path)
-    if found is None:
-        raise _refused(f"Import path {path[:200]!r} is not `package.module:Class`", "import path")
     allowed = tuple(allowed_packages)
-    _check_allowed(found[1], allowed)
-    try:
-        cls = getattr(importlib.import_module(found[1]), found[2])
-    except Exception as error:  # a module may raise anything while it is imported
-        raise _refused(
-            f"{path} cannot be imported: {type(error).__name__}", "importable"
-        ) from error
+    cls = _import(path, allowed)
     if not (isinstance(cls, type) and issubclass(cls, dspy.Module)):
         raise _refused(f"{path} is not a dspy.Module class", "dspy.Module")
     _check_allowed(cls.__module__, allowed)  # where it is written, not just re-exported
     if cls.__name__ in _RUNS_CODE and cls.__module__.split(".")[0] == "dspy":
         raise _refused(f"{path} runs code that a model writes", "no code")
     return cls
+
+
+def import_function(path: str, allowed_packages: Iterable[str]) -> Callable[..., Any]:
+    """The function that `package.module:function` names, or a class as `import_class` takes it."""
+    allowed = tuple(allowed_packages)
+    found = _import(path, allowed)
+    if isinstance(found, type):
+        return import_class(path, allowed)
+    if not inspect.isfunction(found):
+        raise _refused(f"{path} is not a function", "function")
+    _check_allowed(found.__module__, allowed)
+    return found
+
+
+def _import(path: str, allowed: tuple[str, ...]) -> Any:
+    named = _PATH.fullmatch(path)
+    if named is None:
+        raise _refused(f"Import path {path[:200]!r} is not `package.module:Class`", "import path")
+    _check_allowed(named[1], allowed)
+    try:
+        return getattr(importlib.import_module(named[1]), named[2])
+    except Exception as error:  # a module may raise anything while it is imported
+        raise _refused(
+            f"{path} cannot be imported: {type(error).__name__}", "importable"
+        ) from error
 
 
 def make_instance(cls: type[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -86,8 +102,8 @@ def make_instance(cls: type[Any], kwargs: Mapping[str, Any]) -> Any:
     return module
 
 
-def source_sha256(cls: type[Any]) -> str:
-    """Of the file that the class is written in."""
+def source_sha256(cls: Callable[..., Any]) -> str:
+    """Of the file that the class, or the function, is written in."""
     file = inspect.getsourcefile(cls)
     if file is None:
         raise _refused(f"{cls.__module__}:{cls.__name__} has no source file", "source")

@@ -6,11 +6,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field, field_validator
 
 from dspex_ray.core.ids import ProgramId, ProjectId, VersionId
 from dspex_ray.core.noun import Name, Noun
 from dspex_ray.core.states import Machine
+from dspex_ray.variables.model import Configuration, Figures, Space
 
 ARTIFACT_SCHEMA = 1
 
@@ -71,6 +72,14 @@ class AdapterName(StrEnum):
     MINIMAL = "minimal"  #: a short prompt and JSON-schema-constrained output, for small models
 
 
+def _absent(space: Space | None) -> bool:
+    return space is None
+
+
+# Left out of the JSON where there is none: an artifact without variables is what it always was.
+DeclaredSpace = Annotated[Space | None, Field(exclude_if=_absent)]
+
+
 class ModulesArtifact(Noun):
     """A program made of modules; they run in dependency order, independent ones side by side.
 
@@ -83,6 +92,7 @@ class ModulesArtifact(Noun):
     modules: dict[FieldName, ModuleSpec] = Field(min_length=1)
     outputs: dict[FieldName, str]
     adapter: AdapterName = AdapterName.CHAT
+    space: DeclaredSpace = None
 
 
 class ImportArtifact(Noun):
@@ -103,6 +113,7 @@ class ImportArtifact(Noun):
     state: dict[str, Any] = Field(default_factory=dict)
     predictor_configs: dict[str, dict[str, Any]] = Field(default_factory=dict)
     adapter: AdapterName = AdapterName.CHAT
+    space: DeclaredSpace = None
 
 
 Artifact = Annotated[ModulesArtifact | ImportArtifact, Field(discriminator="kind")]
@@ -169,7 +180,8 @@ class ProgramSource(Noun):
     """What a caller sends: a program written by hand (YAML or JSON), before it is resolved.
 
     Either `module` (one predictor), `modules` (several) or `import_path`. Signatures are
-    strings (`question -> answer`) or field lists.
+    strings (`question -> answer`) or field lists. `variables` says in one line each what an
+    optimizer may change (variables/declare.py), `constraints` what must hold among them.
     """
 
     module: dict[str, Any] | None = None
@@ -180,6 +192,18 @@ class ProgramSource(Noun):
     state: dict[str, Any] | None = None
     signature: str | dict[str, Any] | None = None
     adapter: AdapterName = AdapterName.CHAT
+    variables: dict[str, Any] | None = None
+    constraints: tuple[Any, ...] = ()
+
+    @field_validator("variables", "constraints", mode="before")
+    @classmethod
+    def _plain(cls, given: Any) -> Any:
+        """Nouns as their whole JSON: what is sent would else leave their defaults out."""
+        if isinstance(given, dict):
+            return {name: _as_json(written) for name, written in given.items()}
+        return (
+            [_as_json(written) for written in given] if isinstance(given, list | tuple) else given
+        )
 
 
 class NewProgram(Noun):
@@ -225,3 +249,24 @@ class LabelMove(Noun):
     to_version: int
     actor: str
     at: datetime
+
+
+class VersionSpace(Noun):
+    """What may be changed about a version: as it declares, else as follows from its modules.
+
+    `current` are the values that the version has now, of the variables that it has one of.
+    """
+
+    program: str
+    version: int
+    declared: bool
+    hash: str
+    space: Space
+    figures: Figures
+    current: Configuration
+
+
+def _as_json(written: Any) -> Any:
+    if isinstance(written, BaseModel):
+        return written.model_dump(mode="json", by_alias=True)
+    return written

@@ -20,8 +20,10 @@ from dspex_ray.programs.model import (
     ProgramStatus,
     ProgramUpdate,
     ProgramVersion,
+    VersionSpace,
 )
 from dspex_ray.programs.service import ProgramService
+from dspex_ray.variables.model import ConfigurationAsk, SampleAsk, Samples, Verdict
 
 Authorise = Callable[[Scope], Callable[..., Any]]
 
@@ -96,6 +98,23 @@ def router(service: ProgramService, authorise: Authorise) -> APIRouter:
     async def export_version(actor: Reader, name: str, number: int) -> ExportedVersion:
         """The artifact as JSON; POST it to `/versions` to load it again, here or elsewhere."""
         return ExportedVersion(**await service.export(actor, name, number))
+
+    @routes.get("/{name}/versions/{number}/space")
+    async def get_space(actor: Reader, name: str, number: int) -> VersionSpace:
+        """What may be changed about the version, and how big a search that makes."""
+        return await service.space(actor, name, number)
+
+    @routes.post("/{name}/versions/{number}/space/sample")
+    async def sample_space(actor: Reader, name: str, number: int, ask: SampleAsk) -> Samples:
+        """Valid configurations; the same for the same seed."""
+        return await service.sample_space(actor, name, number, ask)
+
+    @routes.post("/{name}/versions/{number}/space/validate")
+    async def validate_configuration(
+        actor: Reader, name: str, number: int, ask: ConfigurationAsk
+    ) -> Verdict:
+        """Everything that is wrong with a configuration, by variable and rule."""
+        return await service.check_configuration(actor, name, number, ask.configuration)
 
     @routes.put("/{name}/labels/{label}")
     async def put_label(actor: Writer, name: str, label: str, target: LabelTarget) -> Program:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncGenerator, Iterable, Mapping
+import inspect
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -97,6 +98,11 @@ def current_predictor() -> str | None:
     return next((names[id(c)] for c in reversed(callers) if id(c) in names), None)
 
 
+def predictor_settings(module: Any) -> dict[str, Any]:
+    """DSPy settings that let `current_predictor` name the predictors of this very copy."""
+    return {_NAMES: _names(module)}
+
+
 async def run_program(
     program: LoadedProgram,
     inputs: Any,
@@ -113,6 +119,20 @@ async def run_program(
     """
     values = validate_inputs(program.signature, inputs)
     return await _run(program, values, lm, threads, settings or {})
+
+
+async def call_quietly(call: Callable[[], Any], *, lm: Any, threads: Executor) -> Any:
+    """What a user's own function gives (a metric), in a DSPy context of its own: sync code in
+    `threads`. Raises what it raises, and our own error where that is the cause."""
+    settings = {**_unobserved(lm), SETTING: find_scope(), "adapter": None, "callbacks": []}
+    with _settings.context(**settings):
+        run = partial(contextvars.copy_context().run, call)
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(threads, run)
+            return await found if inspect.isawaitable(found) else found
+        except Exception as error:
+            failure = _ours(error)
+    raise failure
 
 
 async def stream_program(
@@ -186,16 +206,20 @@ async def _call(
 
 def _quiet(program: LoadedProgram, lm: Any, stream: _Sink | None) -> dict[str, Any]:
     """DSPy's settings of a request: nothing accumulates, nothing of another run shines through."""
+    adapter = adapter_for(program.artifact.adapter)
+    return {**_unobserved(lm), "adapter": adapter, "send_stream": stream}
+
+
+def _unobserved(lm: Any) -> dict[str, Any]:
     return {
         "lm": lm,
-        "adapter": adapter_for(program.artifact.adapter),
         "disable_history": True,
         "trace": None,
         "track_usage": False,
         "usage_tracker": None,
         "caller_modules": None,
         "caller_predict": None,
-        "send_stream": stream,
+        "send_stream": None,
         "stream_listeners": [],
         "warn_on_type_mismatch": False,  # its warning prints the value
     }

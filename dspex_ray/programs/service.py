@@ -32,10 +32,14 @@ from dspex_ray.programs.model import (
     ProgramStatus,
     ProgramUpdate,
     ProgramVersion,
+    VersionSpace,
 )
 from dspex_ray.programs.redaction import check_patterns
 from dspex_ray.programs.rules import check_predictor
 from dspex_ray.programs.source import resolve_source
+from dspex_ray.programs.space import space_of, version_space
+from dspex_ray.variables.model import Configuration, SampleAsk, Samples, Verdict
+from dspex_ray.variables.rules import check
 
 # Raises Conflict when the version cannot take traffic where it is placed.
 RequirePlaced = Callable[[Write, Program, int], Awaitable[None]]
@@ -244,6 +248,25 @@ class ProgramService:
         """The artifact as JSON with its hash: what `add_artifact` takes back, losslessly."""
         version = await self.version(actor, name, number)
         return {"hash": version.hash, "artifact": artifact_payload(version.artifact)}
+
+    # --- what may be changed about a version -----------------------------------------------
+
+    async def space(self, actor: Actor, name: str, number: int) -> VersionSpace:
+        version = await self.version(actor, name, number)
+        return await asyncio.to_thread(version_space, name, version)
+
+    async def sample_space(self, actor: Actor, name: str, number: int, ask: SampleAsk) -> Samples:
+        """In a thread, for a search may take seconds. Raises Invalid when nothing is found."""
+        from dspex_ray.variables.sampling import sample  # brings scipy
+
+        space = space_of((await self.version(actor, name, number)).artifact)
+        return await asyncio.to_thread(sample, space, ask)
+
+    async def check_configuration(
+        self, actor: Actor, name: str, number: int, configuration: Configuration
+    ) -> Verdict:
+        space = space_of((await self.version(actor, name, number)).artifact)
+        return check(space, configuration)
 
     async def require_predictor(self, actor: Actor, name: str, predictor: str) -> None:
         """Raises Invalid when the newest version has no such predictor."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from dspex_ray.core.errors import Invalid
 from dspex_ray.programs.artifacts import artifact_payload
+from dspex_ray.programs.fitting import (
+    check_bindings,
+    check_covers,
+    check_demos,
+    check_reasoning,
+    derived_signature,
+    within,
+)
 from dspex_ray.programs.model import (
     Artifact,
-    FieldSpec,
     GenerationConfig,
     ModulesArtifact,
     ModuleSpec,
@@ -20,14 +26,9 @@ from dspex_ray.programs.model import (
     ProgramSource,
     SignatureSpec,
 )
-from dspex_ray.programs.rules import REASONING, levels, outputs_of, split_binding
-from dspex_ray.programs.signature import (
-    RESERVED_FIELDS,
-    check_identifier,
-    make_signature,
-    signature_from,
-)
-from dspex_ray.programs.types import Misfit, coerce
+from dspex_ray.programs.rules import levels, split_binding
+from dspex_ray.programs.signature import check_identifier, make_signature, signature_from
+from dspex_ray.programs.space import declared_space
 
 MAIN = "main"  #: the name of the predictor of a program with one, unless its `name` says another
 
@@ -64,6 +65,8 @@ def resolve_source(source: ProgramSource, *, allowed_packages: Iterable[str]) ->
     else:
         _refuse(source, ("kwargs", "state"), given[0])
         artifact = _modules(source)
+    space = declared_space(artifact, source.variables, source.constraints)
+    artifact = artifact.model_copy(update={"space": space})
     artifact_payload(artifact)  # what JSON or Postgres cannot hold is refused here
     return artifact
 
@@ -76,15 +79,15 @@ def _refuse(source: ProgramSource, names: tuple[str, ...], kind: str) -> None:
 
 def _modules(source: ProgramSource) -> ModulesArtifact:
     modules = _named_modules(source)
-    _check_bindings(modules)
+    check_bindings(modules)
     levels({name: module.inputs for name, module in modules.items()})
     outputs = source.outputs or _sink_outputs(modules)
-    derived = _derived_signature(modules, outputs)
+    derived = derived_signature(modules, outputs)
     signature = derived
     if source.signature is not None:
-        with _within("signature"):
+        with within("signature"):
             signature = signature_from(source.signature)
-        _check_covers(signature, derived)
+        check_covers(signature, derived)
     return ModulesArtifact(
         signature=signature, modules=modules, outputs=outputs, adapter=source.adapter
     )
@@ -95,7 +98,7 @@ def _named_modules(source: ProgramSource) -> dict[str, ModuleSpec]:
         found = {}
         for name, written in source.modules.items():
             _check_module_name(name)
-            with _within(f"modules.{name}"):
+            with within(f"modules.{name}"):
                 found[name] = _module(written)
         return found
     written = dict(source.module or {})
@@ -103,7 +106,7 @@ def _named_modules(source: ProgramSource) -> dict[str, ModuleSpec]:
     _check_module_name(name)
     # The only module's signature may stand beside it: it is the program's as well.
     written.setdefault("signature", source.signature)
-    with _within("module"):
+    with within("module"):
         return {name: _module(written)}
 
 
@@ -129,8 +132,7 @@ def _module(written: Mapping[str, Any]) -> ModuleSpec:
     demos = written.get("demos") or []
     if not isinstance(demos, list | tuple):
         raise Invalid("demos must be a list", field="demos", rule="type")
-    fields = {field.name: field for field in (*module.signature.inputs, *outputs_of(module))}
-    checked = tuple(_demo(demo, fields, f"demos[{index}]") for index, demo in enumerate(demos))
+    checked = check_demos(module.model_copy(update={"demos": tuple(demos)}))
     return module.model_copy(update={"demos": checked})
 
 
@@ -154,14 +156,9 @@ def _module_signature(written: Mapping[str, Any], kind: ModuleType) -> Signature
             field="signature",
             rule="required",
         )
-    with _within("signature"):
+    with within("signature"):
         spec = signature_from(signature)
-    if kind is ModuleType.CHAIN_OF_THOUGHT and REASONING.name in _names(spec):
-        raise Invalid(
-            "chain_of_thought adds the output `reasoning` itself",
-            field="signature.reasoning",
-            rule="unique",
-        )
+    check_reasoning(kind, spec)
     instructions = written.get("instructions")
     if instructions is None:
         return spec
@@ -187,64 +184,6 @@ def _bindings(written: Any) -> dict[str, str]:
     return dict(written)
 
 
-def _demo(demo: Any, fields: Mapping[str, FieldSpec], where: str) -> dict[str, Any]:
-    """A demo may leave fields out, as DSPy's optimizers do, but not all of them."""
-    if not isinstance(demo, Mapping) or not demo:
-        raise Invalid(f"{where} must hold values by field", field=where, rule="type")
-    checked = {}
-    for name, value in demo.items():
-        if name not in fields:
-            allowed = ", ".join(fields)
-            raise Invalid(
-                f"{where} has an unknown field `{name}` (allowed: {allowed})",
-                field=f"{where}.{name}",
-                rule="unknown",
-            )
-        try:
-            checked[name] = coerce(fields[name].type, value, optional=fields[name].optional)
-        except Misfit as error:
-            raise Invalid(
-                f"Invalid value of `{name}` in {where}: {error} (its type is {fields[name].type})",
-                field=f"{where}.{name}",
-                rule=error.rule,
-            ) from None
-    return checked
-
-
-def _check_bindings(modules: Mapping[str, ModuleSpec]) -> None:
-    for name, module in modules.items():
-        inputs = [field.name for field in module.signature.inputs]
-        for field, binding in module.inputs.items():
-            where = f"modules.{name}.inputs.{field}"
-            if field not in inputs:
-                raise Invalid(
-                    f"Module `{name}` has no input `{field}` (allowed: {', '.join(inputs)})",
-                    field=where,
-                    rule="unknown field",
-                )
-            _source_field(modules, binding, where)
-
-
-def _source_field(modules: Mapping[str, ModuleSpec], binding: Any, where: str) -> FieldSpec:
-    """The output field that `module.field` names."""
-    name, field = split_binding(str(binding))
-    if name not in modules:
-        raise Invalid(
-            f"`{str(binding)[:100]}` names an unknown module `{name[:80]}` "
-            f"(allowed: {', '.join(modules)})",
-            field=where,
-            rule="unknown module",
-        )
-    found = {output.name: output for output in outputs_of(modules[name])}
-    if field not in found:
-        raise Invalid(
-            f"Module `{name}` has no output `{field[:80]}` (allowed: {', '.join(found)})",
-            field=where,
-            rule="unknown field",
-        )
-    return found[field]
-
-
 def _sink_outputs(modules: Mapping[str, ModuleSpec]) -> dict[str, str]:
     """The outputs of the modules that feed no other."""
     feeding = {
@@ -264,72 +203,3 @@ def _sink_outputs(modules: Mapping[str, ModuleSpec]) -> dict[str, str]:
                 )
             outputs[field.name] = f"{name}.{field.name}"
     return outputs
-
-
-def _derived_signature(
-    modules: Mapping[str, ModuleSpec], outputs: Mapping[str, str]
-) -> SignatureSpec:
-    """Inputs: what the modules leave unbound, in order. Outputs: as mapped."""
-    for name in outputs:
-        check_identifier(name, RESERVED_FIELDS, kind="output", field=f"outputs.{name[:80]}")
-    only = next(iter(modules.values()))
-    instructions = only.signature.instructions if len(modules) == 1 else ""
-    with _within("outputs"):
-        produced = [
-            _source_field(modules, binding, name).model_copy(update={"name": name})
-            for name, binding in outputs.items()
-        ]
-    return make_signature(_unbound_inputs(modules), produced, instructions)
-
-
-def _unbound_inputs(modules: Mapping[str, ModuleSpec]) -> list[FieldSpec]:
-    found: dict[str, FieldSpec] = {}
-    for name, module in modules.items():
-        for field in module.signature.inputs:
-            if field.name in module.inputs:
-                continue
-            before = found.setdefault(field.name, field)
-            if before.type != field.type:
-                raise Invalid(
-                    f"Input `{field.name}` is {before.type} before and {field.type} in module "
-                    f"`{name}`: bind one of them or make them equal",
-                    field=f"modules.{name}.signature.{field.name}",
-                    rule="one type",
-                )
-            if before.optional and not field.optional:
-                found[field.name] = field
-    if not found:
-        raise Invalid("Every input is bound: the program has none", field="modules", rule="inputs")
-    return list(found.values())
-
-
-def _check_covers(signature: SignatureSpec, derived: SignatureSpec) -> None:
-    """A given signature names exactly the inputs and outputs that the modules have."""
-    for side in ("inputs", "outputs"):
-        given = [field.name for field in getattr(signature, side)]
-        wanted = [field.name for field in getattr(derived, side)]
-        for name in [
-            *(n for n in wanted if n not in given),
-            *(n for n in given if n not in wanted),
-        ]:
-            reason = "is not in" if name in wanted else "is of no use to the modules but in"
-            raise Invalid(
-                f"`{name}` {reason} the signature's {side} (the modules have: {', '.join(wanted)})",
-                field=f"signature.{name}",
-                rule=side,
-            )
-
-
-def _names(spec: SignatureSpec) -> set[str]:
-    return {field.name for field in (*spec.inputs, *spec.outputs)}
-
-
-@contextmanager
-def _within(prefix: str) -> Iterator[None]:
-    """Errors from inside name their field from the program's root."""
-    try:
-        yield
-    except Invalid as error:
-        inside = [error.field] if error.field and error.field != prefix else []
-        field = ".".join([prefix, *inside])
-        raise Invalid(f"{prefix}: {error.message}", field=field, rule=error.rule) from None

@@ -89,14 +89,14 @@ class Recall:
         """None when the request cannot be named: it refers to a file, or is no JSON."""
         if self._asked is None:
             try:
-                digest = content_hash(_exact(self._request))
+                digest = content_hash(exact_content(self._request))
             except (TypeError, ValueError):
                 return None
             self._asked = digest, self._scope.nth_asked(digest)
         return CacheKey(model.id, model.revision, *self._asked)
 
 
-def _exact(request: Request) -> dict[str, Any]:
+def exact_content(request: Request) -> dict[str, Any]:
     """Every field there is, by the classes themselves: a serialiser could leave one out. Not the
     model's name, which the route gave; the key holds the model that is called."""
     content: dict[str, Any] = _plain(request)

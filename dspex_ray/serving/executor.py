@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from concurrent.futures import Executor as Threads
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Protocol
 
 from dspex_ray.core.ids import ProgramId
 from dspex_ray.programs.artifacts import load_artifact
@@ -30,6 +30,16 @@ from dspex_ray.serving.snapshot import Configuration, ServedVersion
 _HELD = 256  # built programs; a version is KBs of JSON and some dspy objects
 
 
+class BuiltFrom(Protocol):
+    """A version, or what is none yet: an artifact as JSON and its hash."""
+
+    @property
+    def hash(self) -> str: ...
+
+    @property
+    def artifact(self) -> dict[str, Any]: ...
+
+
 class Executor:
     """Builds a version once, however many requests come for it, and keeps the newest used."""
 
@@ -37,7 +47,7 @@ class Executor:
         self._allowed = allowed_packages
         self._built: OrderedDict[str, asyncio.Future[LoadedProgram]] = OrderedDict()
 
-    async def program(self, version: ServedVersion) -> LoadedProgram:
+    async def program(self, version: BuiltFrom) -> LoadedProgram:
         """Raises Invalid when the artifact cannot be built here (a class that changed)."""
         held = self._built.get(version.hash)
         if held is None:
@@ -57,7 +67,7 @@ class Executor:
                 del self._built[version.hash]  # the next request tries again
             raise
 
-    def _build(self, version: ServedVersion) -> LoadedProgram:
+    def _build(self, version: BuiltFrom) -> LoadedProgram:
         artifact = load_artifact(version.artifact, version.hash)
         return load_program(artifact, allowed_packages=self._allowed)
 

@@ -14,8 +14,9 @@ from dspex_ray.core.noun import Noun
 
 WHOLE = 10_000  #: basis points
 
-# Who holds a snapshot and calls models: those that take requests, and those that run one version.
-ReplicaKind = Literal["gateway", "dedicated"]
+# Who holds a snapshot and calls models: those that take requests, those that run one version, and
+# those that run examples, for whom no change of the configuration waits.
+ReplicaKind = Literal["gateway", "dedicated", "evaluator"]
 
 
 class Arm(Noun):

@@ -115,7 +115,8 @@ class SplitService:
         deadline = self._clock.monotonic() + self._wait_s
         while True:
             async with self._database.read() as conn:
-                state = await store.applied(conn, version, self._clock.now() - _ALIVE)
+                since = self._clock.now() - _ALIVE
+                state = await store.applied(conn, version, since, "gateway", "dedicated")
             done = state.total > 0 and state.applied == state.total
             if done or self._clock.monotonic() >= deadline:
                 return state

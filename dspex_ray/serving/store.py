@@ -94,14 +94,12 @@ async def forget_replica(conn: Write, replica: str) -> None:
     await conn.execute(delete(gateway_replicas).where(gateway_replicas.c.id == replica))
 
 
-async def applied(
-    conn: Read, version: int, alive_since: datetime, kind: ReplicaKind | None = None
-) -> Applied:
-    """How many of the replicas seen since `alive_since` have applied `version` or a later one.
-    `kind` None counts all."""
+async def applied(conn: Read, version: int, alive_since: datetime, *kinds: ReplicaKind) -> Applied:
+    """How many of the replicas seen since `alive_since` have applied `version` or a later one:
+    of these kinds, or of all."""
     alive = gateway_replicas.c.seen_at >= alive_since
-    if kind is not None:
-        alive &= gateway_replicas.c.kind == kind
+    if kinds:
+        alive &= gateway_replicas.c.kind.in_(kinds)
     row = (
         await conn.execute(
             select(

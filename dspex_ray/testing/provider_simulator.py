@@ -26,6 +26,7 @@ from dspex_ray.testing.provider_wires import (
     ToolCall,
     Wire,
     default_answer,
+    embeddings,
 )
 
 __all__ = ["Answer", "Fault", "Prompt", "ProviderSimulator", "Received", "ToolCall"]
@@ -172,7 +173,7 @@ class ProviderSimulator:
         """Answer one request; False ends the connection."""
         wire = WIRES.get(received.path)
         if wire is None:
-            return await _send_other(received, writer)
+            return await self._respond_otherwise(received, writer)
         fault = self._script.popleft() if self._script else self._always
         if fault is Fault.HANG:
             self.disconnects += await reader.read(1) == b""  # waits until the client gives up
@@ -187,6 +188,17 @@ class ProviderSimulator:
         if received.body.get("stream"):
             return await self._send_stream(wire.stream(prompt, answer), fault, wire, writer)
         return await _send_plain(wire.plain(prompt, answer), fault, wire, writer)
+
+    async def _respond_otherwise(self, received: Received, writer: asyncio.StreamWriter) -> bool:
+        """Embeddings, which meet the faults that are a status; or no completion of any kind."""
+        if received.path != "/v1/embeddings":
+            return await _send_other(received, writer)
+        fault = self._script.popleft() if self._script else self._always
+        if fault in _STATUS_OF:
+            wire = WIRES["/v1/chat/completions"]
+            return await self._send_status(_STATUS_OF[fault], received, wire, writer)
+        texts = (received.body or {}).get("input", [])
+        return await _send_json(writer, 200, embeddings(texts))
 
     async def _send_status(
         self, status: int, received: Received, wire: Wire, writer: asyncio.StreamWriter

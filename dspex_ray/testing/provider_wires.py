@@ -246,6 +246,21 @@ class AnthropicMessages:
         return _event({"type": name, **content}, name)
 
 
+def embeddings(texts: list[str]) -> dict[str, Any]:
+    """In OpenAI's format: of each text how often each letter is in it."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    vectors = [[float(text.lower().count(letter)) for letter in letters] for text in texts]
+    counted = sum(len(text.split()) for text in texts)
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": index, "embedding": vector}
+            for index, vector in enumerate(vectors)
+        ],
+        "usage": {"prompt_tokens": counted, "total_tokens": counted},
+    }
+
+
 WIRES: dict[str, Wire] = {
     "/v1/chat/completions": OpenAIChat(),
     "/v1/messages": AnthropicMessages(),

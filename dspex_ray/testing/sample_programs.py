@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import dspy
@@ -74,3 +75,17 @@ class Careless(dspy.Module):  # type: ignore[misc]
 
 class NotAProgram:
     """Importable, but no dspy.Module."""
+
+
+def questions() -> Iterator[Any]:
+    """Rows of a dataset: a mapping and an example of DSPy's."""
+    yield {"question": "What is 1 + 1?", "answer": "2"}
+    yield dspy.Example(question="What is 2 + 2?", answer="4")
+
+
+def no_rows() -> int:
+    return 4
+
+
+def odd_rows() -> list[int]:
+    return [4]

@@ -11,6 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LINT = Path(sys.executable).parent / "lint-imports"
+# A variable is many nouns: what a space is made of stands in two more files; runs of optimizers
+# beside what optimizers themselves are given and hand back.
+OTHER_NOUNS = (
+    "dspex_ray.optimization.runs",
+    "dspex_ray.variables.conditions",
+    "dspex_ray.variables.domains",
+)
 LIGHT = {"annotated_types", "httpx", "pydantic", "pydantic_core", "typing_extensions"}
 
 
@@ -59,7 +66,7 @@ def test_the_client_imports_core_and_nouns_alone(graph: grimp.ImportGraph) -> No
         name
         for name in ours - packages
         if not name.startswith(("dspex_ray.core.", "dspex_ray.client."))
-        and not name.endswith(".model")
+        and not name.endswith((".model", *OTHER_NOUNS))
     }
     assert strange == set()
     foreign = {name.split(".")[0] for name in reached - ours} - sys.stdlib_module_names

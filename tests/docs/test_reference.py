@@ -16,14 +16,16 @@ from pydantic_core import to_jsonable_python
 from dspex_ray.api.problems import openai_status, status_of
 from dspex_ray.core.errors import every_error
 from dspex_ray.core.states import Machine
+from dspex_ray.evaluation.model import EVALUATION_MACHINE
 from dspex_ray.models.model import MODEL_MACHINE
+from dspex_ray.optimization.runs import RUN_MACHINE
 from dspex_ray.placements.model import PLACEMENT_MACHINE
 from dspex_ray.programs.model import PROGRAM_MACHINE
 from dspex_ray.settings import Settings
 from tests.docs.snippets import ROOT, snippets
 
 DOCS = ROOT / "docs"
-MACHINES = (MODEL_MACHINE, PROGRAM_MACHINE, PLACEMENT_MACHINE)
+MACHINES = (MODEL_MACHINE, PROGRAM_MACHINE, PLACEMENT_MACHINE, EVALUATION_MACHINE, RUN_MACHINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)[^)]*\)")
 
 

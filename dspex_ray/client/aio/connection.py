@@ -79,6 +79,17 @@ class AsyncConnection:
         finally:
             await response.aclose()
 
+    async def chunks(self, ask: Ask) -> AsyncGenerator[bytes]:
+        """The body of an answer as it comes. Leaving it closes the request."""
+        response = await self._answer(ask, stream=True)
+        try:
+            async for chunk in response.aiter_bytes():
+                yield chunk
+        except httpx.HTTPError as failure:
+            raise of_transport(failure, self.url) from failure
+        finally:
+            await response.aclose()
+
     async def _answer(self, ask: Ask, *, stream: bool) -> httpx.Response:
         """The response that carries the answer; with `stream`, its body is not read yet."""
         failed = 0

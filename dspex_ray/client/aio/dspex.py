@@ -18,6 +18,9 @@ from dspex_ray.client.aio.control import (
     AsyncModels,
     AsyncSplits,
 )
+from dspex_ray.client.aio.datasets import AsyncDatasets
+from dspex_ray.client.aio.evaluations import AsyncEvaluations
+from dspex_ray.client.aio.optimizations import AsyncOptimizations
 from dspex_ray.client.aio.placements import AsyncPlacements
 from dspex_ray.client.aio.programs import AsyncPrograms
 from dspex_ray.client.bodies import Ask, params
@@ -65,6 +68,9 @@ class AsyncDspex:
         self.splits = AsyncSplits(self._connection)
         self.placements = AsyncPlacements(self._connection)
         self.executions = AsyncExecutions(self._connection)
+        self.datasets = AsyncDatasets(self._connection)
+        self.evaluations = AsyncEvaluations(self._connection)
+        self.optimizations = AsyncOptimizations(self._connection)
         self.keys = AsyncKeys(self._connection)
         self.audit = AsyncAudit(self._connection)
         self.chat = AsyncChat(self._connection)

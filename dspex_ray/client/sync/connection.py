@@ -79,6 +79,16 @@ class Connection:
         finally:
             response.close()
 
+    def chunks(self, ask: Ask) -> Generator[bytes]:
+        """The body of an answer as it comes. Leaving it closes the request."""
+        response = self._answer(ask, stream=True)
+        try:
+            yield from response.iter_bytes()
+        except httpx.HTTPError as failure:
+            raise of_transport(failure, self.url) from failure
+        finally:
+            response.close()
+
     def _answer(self, ask: Ask, *, stream: bool) -> httpx.Response:
         """The response that carries the answer; with `stream`, its body is not read yet."""
         failed = 0

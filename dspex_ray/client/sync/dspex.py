@@ -20,6 +20,9 @@ from dspex_ray.client.sync.control import (
     Models,
     Splits,
 )
+from dspex_ray.client.sync.datasets import Datasets
+from dspex_ray.client.sync.evaluations import Evaluations
+from dspex_ray.client.sync.optimizations import Optimizations
 from dspex_ray.client.sync.placements import Placements
 from dspex_ray.client.sync.programs import Programs
 from dspex_ray.core.errors import Invalid
@@ -66,6 +69,9 @@ class Dspex:
         self.splits = Splits(self._connection)
         self.placements = Placements(self._connection)
         self.executions = Executions(self._connection)
+        self.datasets = Datasets(self._connection)
+        self.evaluations = Evaluations(self._connection)
+        self.optimizations = Optimizations(self._connection)
         self.keys = Keys(self._connection)
         self.audit = Audit(self._connection)
         self.chat = Chat(self._connection)

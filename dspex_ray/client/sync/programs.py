@@ -22,6 +22,7 @@ from dspex_ray.programs.model import (
     ProgramStatus,
     ProgramUpdate,
     ProgramVersion,
+    VersionSpace,
 )
 from dspex_ray.serving.model import (
     BatchAsk,
@@ -34,6 +35,13 @@ from dspex_ray.serving.model import (
     StreamEvent,
 )
 from dspex_ray.traces.model import NewFeedback
+from dspex_ray.variables.model import (
+    ConfigurationAsk,
+    SampleAsk,
+    Samples,
+    SamplingMethod,
+    Verdict,
+)
 
 _ROOT = "/api/v1/programs"
 
@@ -116,6 +124,37 @@ class Programs:
         """The version's artifact: `NewVersion(**exported.model_dump())` loads it again."""
         where = path(_ROOT + "/{name}/versions/{number}/export", name=name, number=number)
         return self._connection.call(ExportedVersion, Ask("GET", where, repeatable=True))
+
+    def space(self, name: str, number: int) -> VersionSpace:
+        """What may be changed about a version."""
+        where = path(_ROOT + "/{name}/versions/{number}/space", name=name, number=number)
+        return self._connection.call(VersionSpace, Ask("GET", where, repeatable=True))
+
+    def sample_space(
+        self,
+        name: str,
+        number: int,
+        *,
+        method: SamplingMethod = SamplingMethod.RANDOM,
+        n: int = 10,
+        seed: int = 0,
+        levels: int = 5,
+    ) -> Samples:
+        """`n` valid configurations (of a grid at most `n`, all of them), the same for the same
+        seed. Raises Invalid, rule "satisfiable", when none is found."""
+        where = path(_ROOT + "/{name}/versions/{number}/space/sample", name=name, number=number)
+        body = made(SampleAsk, method=method, n=n, seed=seed, levels=levels)
+        ask = Ask("POST", where, content=payload(body), repeatable=True)
+        return self._connection.call(Samples, ask)
+
+    def validate_configuration(
+        self, name: str, number: int, configuration: Mapping[str, Any]
+    ) -> Verdict:
+        """All that is wrong with a configuration of a version, by variable and rule."""
+        where = path(_ROOT + "/{name}/versions/{number}/space/validate", name=name, number=number)
+        body = made(ConfigurationAsk, configuration=dict(configuration))
+        ask = Ask("POST", where, content=payload(body), repeatable=True)
+        return self._connection.call(Verdict, ask)
 
     def label(self, name: str, label: str, version: int) -> Program:
         """Put a label (`production`, `staging`, ...) on a version."""

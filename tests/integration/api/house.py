@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,21 @@ from tests.unit.traces.records import a_call, a_record, an_attempt, record_id
 
 SECRET_MARK = "mark-of-the-house"  # in every text that a stranger could be shown
 
-NAMES = ("house-m", "house-idle", "house-p", "house-old", "house-r", "house-key")
+NAMES = ("house-m", "house-idle", "house-p", "house-old", "house-r", "house-key", "house-d")
+
+MEASURE = {
+    "program": "house-p@1",
+    "dataset": "house-d",
+    "metrics": [{"metric": "exact_match"}],
+    "settings": {"model": "house-idle"},
+}
+SEARCH = {
+    "program": "house-p@1",
+    "dataset": "house-d",
+    "optimizer": "LabeledFewShot",
+    "metric": {"metric": "exact_match"},
+    "model": "house-idle",
+}
 
 
 class Call(NamedTuple):
@@ -36,6 +51,9 @@ class Call(NamedTuple):
 
     async def send(self, client: httpx.AsyncClient) -> httpx.Response:
         url = self.path.format(**self.at)
+        if isinstance(self.body, bytes):
+            headers = {"content-type": "application/x-ndjson"}
+            return await client.request(self.method, url, content=self.body, headers=headers)
         if isinstance(self.body, str):
             headers = {"content-type": "application/yaml"}
             return await client.request(self.method, url, content=self.body, headers=headers)
@@ -45,6 +63,8 @@ class Call(NamedTuple):
 class House(NamedTuple):
     assignment: str
     execution: str
+    evaluation: str = ""  #: an ended one: the events of another would go on
+    optimization: str = ""  #: an ended one too
 
 
 def endpoints(app: FastAPI) -> set[tuple[str, str]]:
@@ -61,7 +81,11 @@ def scope_of(method: str, path: str) -> Scope:
     """The rule that endpoints follow: keys and audit are for admins, looking needs `read`."""
     if path.startswith(("/v1/keys", "/v1/audit")):
         return Scope.ADMIN
-    looks = method == "GET" or path.endswith("/estimate-cost")
+    looks = method == "GET" or path.endswith(
+        ("/estimate-cost", "/estimate", "/space/sample", "/space/validate")
+    )
+    if path.startswith("/v1/datasets/"):
+        looks = looks or path.endswith(("/check", "/split"))
     return Scope.READ if looks else Scope.WRITE
 
 
@@ -81,12 +105,22 @@ async def build(api: httpx.AsyncClient, services: Services, spool: Path) -> Hous
     ok(await api.put("/v1/programs/house-old/versions/1/placement", json={}), 202)
     await services.keys.create(SYSTEM, NewApiKey(name="house-key", scopes=(Scope.READ,)))
     call = a_call(an_attempt(model=SECRET_MARK))
-    spooled(spool, [a_record(1, call, tags={"t": SECRET_MARK}, program="house-p")])
+    held = {"capture": "full", "inputs": {"question": SECRET_MARK}, "outputs": {"answer": "a"}}
+    spooled(spool, [a_record(1, call, tags={"t": SECRET_MARK}, program="house-p", **held)])
     await drain_all(drainer(services.database, spool))
     execution = str(record_id(1))
     said = {"comment": SECRET_MARK, "score": 1}
     ok(await api.post(f"/v1/executions/{execution}/feedback", json=said), 201)
-    return House(assignment["id"], execution)
+    row = json.dumps({"question": SECRET_MARK, "answer": "b"}).encode()
+    upload = Call("POST", "/v1/datasets/{name}/versions?create=true", {"name": "house-d"}, row)
+    ok(await upload.send(api), 201)
+    ok(await api.post("/v1/datasets", json={"name": "house-unused"}), 201)
+    ok(await api.post("/v1/models/house-idle/approve"))
+    evaluation = ok(await api.post("/v1/evaluations", json=MEASURE), 202)["id"]
+    ok(await api.post(f"/v1/evaluations/{evaluation}/cancel"))
+    optimization = ok(await api.post("/v1/optimizations", json=SEARCH), 202)["id"]
+    ok(await api.post(f"/v1/optimizations/{optimization}/cancel"))
+    return House(assignment["id"], execution, evaluation, optimization)
 
 
 def calls(house: House) -> list[Call]:
@@ -95,6 +129,10 @@ def calls(house: House) -> list[Call]:
     two = {"source": {"module": {"type": "predict", "signature": "question -> reply"}}}
     whole = {"arms": [{"version": 1, "weight_bp": 10_000}]}
     placement = "/v1/programs/{name}/versions/{number}/placement"
+    space = "/v1/programs/{name}/versions/{number}/space"
+    dataset = "/v1/datasets/{name}/versions/{number}"
+    e, o = {"evaluation_id": house.evaluation}, {"run_id": house.optimization}
+    d, d1 = {"name": "house-d"}, {"name": "house-d", "number": "1"}
     looks = [
         Call("GET", "/v1/models"),
         Call("GET", "/v1/models/{name}", m),
@@ -106,6 +144,9 @@ def calls(house: House) -> list[Call]:
         Call("GET", "/v1/programs/{name}/versions", p),
         Call("GET", "/v1/programs/{name}/versions/{number}", {**p, "number": "1"}),
         Call("GET", "/v1/programs/{name}/versions/{number}/export", {**p, "number": "1"}),
+        Call("GET", space, {**p, "number": "1"}),
+        Call("POST", space + "/sample", {**p, "number": "1"}, {"n": 2}),
+        Call("POST", space + "/validate", {**p, "number": "1"}, {"configuration": {}}),
         Call("GET", "/v1/programs/{name}/label-moves", p),
         Call("GET", "/v1/programs/{name}/assignments", p),
         Call("GET", "/v1/programs/{name}/split", p),
@@ -117,6 +158,26 @@ def calls(house: House) -> list[Call]:
         Call("GET", "/v1/executions/{execution_id}", run),
         Call("GET", "/v1/executions/{execution_id}/feedback", run),
         Call("GET", "/v1/usage"),
+        Call("GET", "/v1/datasets"),
+        Call("GET", "/v1/datasets/{name}", d),
+        Call("GET", "/v1/datasets/{name}/versions", d),
+        Call("GET", dataset, d1),
+        Call("GET", dataset + "/examples", d1),
+        Call("GET", dataset + "/export", d1),
+        Call("POST", dataset + "/split", d1, {"sizes": {"train": 1}}),
+        Call("POST", dataset + "/check", d1, {"program": "house-p"}),
+        Call("GET", "/v1/evaluations"),
+        Call("GET", "/v1/evaluations/{evaluation_id}", e),
+        Call("GET", "/v1/evaluations/{evaluation_id}/results", e),
+        Call("GET", "/v1/evaluations/{evaluation_id}/events", e),
+        Call("GET", "/v1/optimizers"),
+        Call("GET", "/v1/optimizers/{name}", {"name": "MIPROv2"}),
+        Call("POST", "/v1/optimizations/estimate", {}, SEARCH),
+        Call("GET", "/v1/optimizations"),
+        Call("GET", "/v1/optimizations/{run_id}", o),
+        Call("GET", "/v1/optimizations/{run_id}/trials", o),
+        Call("GET", "/v1/optimizations/{run_id}/examples", o),
+        Call("GET", "/v1/optimizations/{run_id}/events", o),
         Call("GET", "/v1/keys"),
         Call("GET", "/v1/audit"),
     ]
@@ -144,8 +205,18 @@ def calls(house: House) -> list[Call]:
         Call("PUT", placement, {**p, "number": "2"}, {}),
         Call("DELETE", placement, {**p, "number": "2"}),
         Call("POST", "/v1/executions/{execution_id}/feedback", run, {"score": 0.5}),
+        Call("POST", "/v1/datasets", {}, {"name": "another"}),
+        Call("PATCH", "/v1/datasets/{name}", d, {"description": "changed"}),
+        Call("POST", "/v1/datasets/{name}/versions", d, b'{"question": "other"}'),
+        Call("POST", "/v1/datasets/{name}/versions/from-executions", d, {"program": "house-p"}),
+        Call("POST", "/v1/evaluations", {}, MEASURE),
+        Call("POST", "/v1/evaluations/{evaluation_id}/cancel", e, writes=0),
+        Call("POST", "/v1/optimizations", {}, SEARCH),
+        Call("POST", "/v1/optimizations/{run_id}/resume", o),
+        Call("POST", "/v1/optimizations/{run_id}/cancel", o),
         Call("POST", "/v1/apply", {}, "routes: [{name: applied, assignments: [{model: another}]}]"),
         Call("DELETE", "/v1/models/{name}", {"name": "unused"}),
+        Call("DELETE", "/v1/datasets/{name}", {"name": "house-unused"}),
         Call("POST", "/v1/programs/{name}/archive", {"name": "house-old"}),
     ]
     return [call._replace(writes=0) for call in looks] + changes

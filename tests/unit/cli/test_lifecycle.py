@@ -107,7 +107,9 @@ def test_up_says_where_it_answers_and_shows_a_new_key_once(
         "dashboard_port": None,
     }
     assert (double.asked["database_url"], double.asked["secret_key"]) == (None, None)
-    assert json.loads(shell("up", "--json").out)["api_key"] is None
+    again = shell("up", "--json")  # the database has a key; this home holds none
+    assert [json.loads(again.out)[name] for name in ("api_key", "api_key_file")] == [None, None]
+    assert "give commands one of them" in again.err
 
 
 def test_up_for_a_person(shell: Shell, double: type[Double]) -> None:

@@ -15,7 +15,18 @@ from dspex_ray.access.model import NewApiKey
 from dspex_ray.client import AsyncDspex, Dspex
 from dspex_ray.core.actor import Scope
 from dspex_ray.core.errors import Invalid, NotFound
+from dspex_ray.datasets.model import (
+    DatasetType,
+    DatasetUpdate,
+    ExampleQuery,
+    ExecutionFilter,
+    NewDataset,
+    NewDatasetSplit,
+    SignatureCheck,
+)
+from dspex_ray.evaluation.model import EvaluationQuery, MetricSpec, NewEvaluation
 from dspex_ray.models.model import ModelSpec, ModelStatus, ModelUpdate, Provider
+from dspex_ray.optimization.runs import NewOptimization, RunQuery
 from dspex_ray.placements.model import NewPlacement
 from dspex_ray.programs.model import (
     NewProgram,
@@ -27,6 +38,7 @@ from dspex_ray.programs.model import (
 from dspex_ray.routing.model import AssignmentUpdate, NewAssignment, RoutingStrategy
 from dspex_ray.serving.model import Arm, NewSplit, Readiness
 from dspex_ray.traces.model import ExecutionQuery, NewFeedback, UsageGroup, UsageQuery
+from dspex_ray.variables.model import SamplingMethod
 from tests.unit.client import wire
 
 EXECUTION = UUID(wire.ID)
@@ -34,12 +46,34 @@ SPEC = ModelSpec(name="m", provider=Provider.LOCAL, model_name="smol")
 SOURCE = ProgramSource(module={"type": "predict", "signature": "question -> answer"})
 SPLIT = NewSplit(arms=(Arm(version=1, weight_bp=9000), Arm(version=2, weight_bp=1000)))
 APPLIED = {"version": 4, "applied": 2, "total": 2}
+EVALUATION = NewEvaluation(
+    program="p@1", dataset="qa", metrics=(MetricSpec(metric="f1", field="answer"),)
+)
 SINCE = datetime(2026, 3, 1, tzinfo=UTC)
 CHECK = {"model_id": wire.ID, "at": wire.NOW, "ok": True, "latency_ms": 3.0}
 PRICE = {"version": 1, "source": "operator", "effective_at": wire.NOW}
 MOVE = {"label": "p", "from_version": None, "to_version": 1, "actor": "a", "at": wire.NOW}
 FEEDBACK = {"execution_id": wire.ID, "score": 1.0}
+SPACE = {
+    "program": "news",
+    "version": 2,
+    "declared": False,
+    "hash": "ab",
+    "space": {},
+    "figures": {
+        "variable_count": 0,
+        "dimensions": 0,
+        "continuous_dimensions": 0,
+        "discrete_size": 1,
+        "size": 1,
+        "size_is": "exact",
+        "complexity_score": 0.0,
+        "optimization_difficulty": "easy",
+    },
+    "current": {},
+}
 EMPTY = wire.page()
+SEARCH = NewOptimization.model_validate(wire.SEARCH)
 
 
 class Case(NamedTuple):
@@ -150,6 +184,23 @@ CASES = {
         lambda c: c.programs.export("news", 2),
         "GET /api/v1/programs/news/versions/2/export",
         wire.ok({"hash": "ab", "artifact": {}}),
+    ),
+    "programs.space": Case(
+        lambda c: c.programs.space("news", 2),
+        "GET /api/v1/programs/news/versions/2/space",
+        wire.ok(SPACE),
+    ),
+    "programs.sample_space": Case(
+        lambda c: c.programs.sample_space("news", 2, method=SamplingMethod.GRID, n=7, seed=3),
+        "POST /api/v1/programs/news/versions/2/space/sample",
+        wire.ok({"method": "grid", "seed": 3, "configurations": [{"temperature": 0.5}]}),
+        {"method": "grid", "n": 7, "seed": 3, "levels": 5},
+    ),
+    "programs.validate_configuration": Case(
+        lambda c: c.programs.validate_configuration("news", 2, {"temperature": 3}),
+        "POST /api/v1/programs/news/versions/2/space/validate",
+        wire.ok({"valid": False, "faults": []}),
+        {"configuration": {"temperature": 3}},
     ),
     "programs.label": Case(
         lambda c: c.programs.label("news", "production", 2),
@@ -304,6 +355,94 @@ CASES = {
         "GET /api/v1/audit?kind=model&limit=50",
         wire.page(wire.audit_event()),
     ),
+    "evaluations.create": Case(
+        lambda c: c.evaluations.create(EVALUATION),
+        "POST /api/v1/evaluations",
+        wire.ok(wire.evaluation(), 202),
+        {"program": "p@1", "dataset": "qa", "metrics": [{"metric": "f1", "field": "answer"}]},
+    ),
+    "evaluations.get": Case(
+        lambda c: c.evaluations.get(EXECUTION),
+        f"GET /api/v1/evaluations/{wire.ID}",
+        wire.ok(wire.evaluation()),
+    ),
+    "evaluations.wait": Case(
+        lambda c: c.evaluations.wait(EXECUTION),
+        f"GET /api/v1/evaluations/{wire.ID}",
+        wire.ok(wire.evaluation()),
+    ),
+    "evaluations.list": Case(
+        lambda c: c.evaluations.list(EvaluationQuery(program="p", limit=3)),
+        "GET /api/v1/evaluations?program=p&limit=3",
+        wire.page(wire.evaluation()),
+    ),
+    "evaluations.results": Case(
+        lambda c: c.evaluations.results(EXECUTION, failed=True, cursor="c", limit=3),
+        f"GET /api/v1/evaluations/{wire.ID}/results?failed=true&cursor=c&limit=3",
+        wire.page(wire.example_result()),
+    ),
+    "evaluations.cancel": Case(
+        lambda c: c.evaluations.cancel(EXECUTION),
+        f"POST /api/v1/evaluations/{wire.ID}/cancel",
+        wire.ok(wire.evaluation(status="cancelled")),
+    ),
+    "optimizations.optimizers": Case(
+        lambda c: c.optimizations.optimizers(),
+        "GET /api/v1/optimizers",
+        wire.page(wire.optimizer()),
+    ),
+    "optimizations.optimizer": Case(
+        lambda c: c.optimizations.optimizer("MIPRO"),
+        "GET /api/v1/optimizers/MIPRO",
+        wire.ok(wire.optimizer()),
+    ),
+    "optimizations.estimate": Case(
+        lambda c: c.optimizations.estimate(SEARCH),
+        "POST /api/v1/optimizations/estimate",
+        wire.ok(wire.ESTIMATE),
+        wire.SEARCH,
+    ),
+    "optimizations.create": Case(
+        lambda c: c.optimizations.create(SEARCH),
+        "POST /api/v1/optimizations",
+        wire.ok(wire.optimization(), 202),
+        wire.SEARCH,
+    ),
+    "optimizations.get": Case(
+        lambda c: c.optimizations.get(EXECUTION),
+        f"GET /api/v1/optimizations/{wire.ID}",
+        wire.ok(wire.optimization()),
+    ),
+    "optimizations.wait": Case(
+        lambda c: c.optimizations.wait(EXECUTION),
+        f"GET /api/v1/optimizations/{wire.ID}",
+        wire.ok(wire.optimization()),
+    ),
+    "optimizations.list": Case(
+        lambda c: c.optimizations.list(RunQuery(program="p", limit=3)),
+        "GET /api/v1/optimizations?program=p&limit=3",
+        wire.page(wire.optimization()),
+    ),
+    "optimizations.trials": Case(
+        lambda c: c.optimizations.trials(EXECUTION, cursor="c", limit=3),
+        f"GET /api/v1/optimizations/{wire.ID}/trials?cursor=c&limit=3",
+        wire.page(wire.trial()),
+    ),
+    "optimizations.examples": Case(
+        lambda c: c.optimizations.examples(EXECUTION, limit=3),
+        f"GET /api/v1/optimizations/{wire.ID}/examples?limit=3",
+        wire.page({"hash": "cd" * 32, "part": "train"}),
+    ),
+    "optimizations.cancel": Case(
+        lambda c: c.optimizations.cancel(EXECUTION),
+        f"POST /api/v1/optimizations/{wire.ID}/cancel",
+        wire.ok(wire.optimization(status="cancelled")),
+    ),
+    "optimizations.resume": Case(
+        lambda c: c.optimizations.resume(EXECUTION),
+        f"POST /api/v1/optimizations/{wire.ID}/resume",
+        wire.ok(wire.optimization(status="pending"), 202),
+    ),
     "keys.create": Case(
         lambda c: c.keys.create(NewApiKey(name="ci", scopes=(Scope.INVOKE,))),
         "POST /api/v1/keys",
@@ -333,6 +472,80 @@ CASES = {
             }
         ),
         {"model": "smol", "messages": [{"role": "user", "content": "hi"}], "temperature": 0},
+    ),
+    "datasets.create": Case(
+        lambda c: c.datasets.create(NewDataset(name="qa", type=DatasetType.TEST)),
+        "POST /api/v1/datasets",
+        wire.ok(wire.dataset(type="test"), 201),
+        {"name": "qa", "type": "test"},
+    ),
+    "datasets.get": Case(
+        lambda c: c.datasets.get("qa"), "GET /api/v1/datasets/qa", wire.ok(wire.dataset())
+    ),
+    "datasets.list": Case(
+        lambda c: c.datasets.list(type=DatasetType.TEST, limit=2),
+        "GET /api/v1/datasets?type=test&limit=2",
+        wire.page(wire.dataset()),
+    ),
+    "datasets.update": Case(
+        lambda c: c.datasets.update("qa", DatasetUpdate(description="d"), revision=2),
+        "PATCH /api/v1/datasets/qa",
+        wire.ok(wire.dataset()),
+        {"description": "d"},
+        {"if-match": '"2"'},
+    ),
+    "datasets.delete": Case(
+        lambda c: c.datasets.delete("qa", revision=3),
+        "DELETE /api/v1/datasets/qa",
+        httpx.Response(204),
+        headers={"if-match": '"3"'},
+    ),
+    "datasets.upload": Case(
+        lambda c: c.datasets.upload("qa", b'{"q": 1}', media_type="application/x-ndjson", file="f"),
+        "POST /api/v1/datasets/qa/versions?create=true&file=f",
+        wire.ok(wire.dataset_version(), 201),
+        {"q": 1},
+        {"content-type": "application/x-ndjson"},
+    ),
+    "datasets.add_rows": Case(
+        lambda c: c.datasets.add_rows("qa", [{"q": 1}], create=False, python="pkg.mod:rows"),
+        "POST /api/v1/datasets/qa/versions?create=false&python=pkg.mod%3Arows",
+        wire.ok(wire.dataset_version(), 201),
+        {"q": 1},
+        {"content-type": "application/x-ndjson"},
+    ),
+    "datasets.from_executions": Case(
+        lambda c: c.datasets.from_executions("qa", ExecutionFilter(program="news", min_score=0.5)),
+        "POST /api/v1/datasets/qa/versions/from-executions?create=true",
+        wire.ok(wire.dataset_version(source={"kind": "executions"}), 201),
+        {"program": "news", "min_score": 0.5},
+    ),
+    "datasets.versions": Case(
+        lambda c: c.datasets.versions("qa", limit=2),
+        "GET /api/v1/datasets/qa/versions?limit=2",
+        wire.page(wire.dataset_version(2), wire.dataset_version(1)),
+    ),
+    "datasets.version": Case(
+        lambda c: c.datasets.version("qa", 2),
+        "GET /api/v1/datasets/qa/versions/2",
+        wire.ok(wire.dataset_version(2)),
+    ),
+    "datasets.split": Case(
+        lambda c: c.datasets.split("qa", 2, NewDatasetSplit(sizes={"train": 6, "dev": 4}, seed=1)),
+        "POST /api/v1/datasets/qa/versions/2/split",
+        wire.ok(wire.dataset_split()),
+        {"sizes": {"train": 6, "dev": 4}, "seed": 1},
+    ),
+    "datasets.check": Case(
+        lambda c: c.datasets.check("qa", 2, SignatureCheck(program="news")),
+        "POST /api/v1/datasets/qa/versions/2/check",
+        wire.ok(wire.check_report()),
+        {"program": "news"},
+    ),
+    "datasets.examples": Case(
+        lambda c: c.datasets.examples("qa", 2, ExampleQuery(sample=5, seed=1)),
+        "GET /api/v1/datasets/qa/versions/2/examples?sample=5&seed=1",
+        wire.page(wire.example()),
     ),
     "healthz": Case(lambda c: c.healthz(), "GET /healthz", wire.ok({"status": "ok"})),
 }
@@ -382,9 +595,12 @@ def test_no_public_call_is_left_out() -> None:
         for method in dir(group)
         if not method.startswith("_")
     }
-    iterators = {f"{name}.iterate" for name in ("models", "programs", "executions", "audit")}
-    streams = {"programs.stream", "chat.stream"}
-    assert public == {name for name in CASES if "." in name} | iterators | streams
+    iterated = ("models", "programs", "executions", "audit", "datasets")
+    iterators = {f"{name}.iterate" for name in iterated} | {"datasets.iterate_examples"}
+    streams = {"programs.stream", "chat.stream", "datasets.upload_file", "datasets.export"}
+    evaluations = {"evaluations.events", "evaluations.iterate_results"}
+    followed = evaluations | {"optimizations.events", "optimizations.iterate_trials"}
+    assert public == {name for name in CASES if "." in name} | iterators | streams | followed
     client.close()
 
 
@@ -395,6 +611,7 @@ def test_no_public_call_is_left_out() -> None:
         ("programs", wire.program),
         ("executions", wire.execution),
         ("audit", wire.audit_event),
+        ("datasets", wire.dataset),
     ],
 )
 async def test_iterate_follows_the_cursor(group: str, make: Callable[[], Any]) -> None:

@@ -135,6 +135,76 @@ def version(number: int = 1) -> dict[str, Any]:
     }
 
 
+def dataset(name: str = "qa", **fields: Any) -> dict[str, Any]:
+    return {
+        "id": ID,
+        "project_id": PROJECT,
+        "name": name,
+        "created_at": NOW,
+        "updated_at": NOW,
+        **fields,
+    }
+
+
+def dataset_version(number: int = 1, **fields: Any) -> dict[str, Any]:
+    field = {"type": "str", "nullable": False, "missing": 0, "shortest": 1, "longest": 9}
+    number_field = {"type": "float", "nullable": True, "missing": 2, "least": 0.5, "greatest": 1.0}
+    return {
+        "id": ID,
+        "project_id": PROJECT,
+        "dataset_id": ID,
+        "number": number,
+        "hash": "ab" * 32,
+        "source": {"kind": "csv", "name": "qa.csv"},
+        "examples": 100_000,
+        "duplicates": 3,
+        "bytes": 12_345_678,
+        "fields": [
+            {"name": "question", "counts": {"str": 100_000}, "distinct": 7, **field},
+            {"name": "score", "counts": {"float": 99_990, "null": 8}, **number_field},
+        ],
+        "created_by": "key:dspex_1",
+        "created_at": NOW,
+        **fields,
+    }
+
+
+def example(number: int = 0, **values: Any) -> dict[str, Any]:
+    return {"hash": "cd" * 32, "number": number, "values": values or {"question": "why"}}
+
+
+def dataset_split() -> dict[str, Any]:
+    return {
+        "dataset": "qa",
+        "version": 2,
+        "seed": 1,
+        "sizes": {"dev": 4, "train": 6},
+        "parts": [
+            {"name": "dev", "examples": 4, "fingerprint": "aa"},
+            {"name": "train", "examples": 6, "fingerprint": "bb"},
+        ],
+        "unused": 0,
+        "fingerprint": "cc" * 32,
+    }
+
+
+def check_report(**fields: Any) -> dict[str, Any]:
+    return {
+        "dataset": "qa",
+        "version": 2,
+        "program": "news",
+        "program_version": 1,
+        "examples": 10,
+        "bad_rows": 0,
+        "inputs": ["question"],
+        "outputs": ["answer"],
+        "absent_outputs": [],
+        "unused": [],
+        "faults": [],
+        **fields,
+    }
+
+
 def assignment(**fields: Any) -> dict[str, Any]:
     return {
         "id": ID,
@@ -224,3 +294,90 @@ def api_key(**fields: Any) -> dict[str, Any]:
         "created_at": NOW,
         **fields,
     }
+
+
+def evaluation(**change: Any) -> dict[str, Any]:
+    return {
+        "id": ID,
+        "project_id": PROJECT,
+        "program_id": ID,
+        "program": "p",
+        "version_id": ID,
+        "version": 1,
+        "artifact_hash": "a",
+        "dataset_id": ID,
+        "dataset": "qa",
+        "dataset_version": 2,
+        "examples": {},
+        "fingerprint": "f",
+        "metrics": [{"metric": "exact_match"}],
+        "settings": {},
+        "configuration": "c",
+        "status": "completed",
+        "progress": {"total": 3, "done": 3, "means": {"exact_match": 0.5}, "spent_usd": "0.01"},
+        "created_by": "key:k",
+        "created_at": NOW,
+        "updated_at": NOW,
+    } | change
+
+
+def example_result(**change: Any) -> dict[str, Any]:
+    return {
+        "number": 4,
+        "example_hash": "h",
+        "scores": {"exact_match": 0.0},
+        "errors": [{"code": "output_invalid", "message": "Missing outputs: answer"}],
+        "latency_ms": 12.0,
+        "cost_usd": None,
+    } | change
+
+
+SEARCH: dict[str, Any] = {
+    "program": "p@1",
+    "dataset": "qa",
+    "optimizer": "DspexSearch",
+    "metric": {"metric": "exact_match"},
+}
+NOT_OF_RUNS = {"metrics", "settings", "configuration"}
+ESTIMATE = {"lm_calls": 40, "tokens": 9000, "cost_usd": "0.01", "basis": "at most 40 runs"}
+
+
+def optimization(**change: Any) -> dict[str, Any]:
+    return {
+        **{k: v for k, v in evaluation().items() if k not in NOT_OF_RUNS},
+        **SEARCH,
+        "program": "p",
+        "train_examples": 6,
+        "dev_examples": 4,
+        "parameters": {"num_candidates": 4},
+        "budget": {"lm_calls": 50},
+        "limits": {},
+        "convergence": {},
+        "seed": 0,
+        "call_timeout_s": 60.0,
+        "register_best": 1,
+        "packages": {"dspy": "3.4.1"},
+        "estimate": ESTIMATE,
+        "best_score": 0.75,
+        "versions": [
+            {"rank": 1, "version_id": ID, "version": 2, "hash": "h", "score": 0.75, "created": True}
+        ],
+        "progress": {"percent": 100.0, "trials": 3, "convergence": {"status": "improving"}},
+        **change,
+    }
+
+
+def trial(number: int = 1, **change: Any) -> dict[str, Any]:
+    return {
+        "number": number,
+        "candidate": "ab" * 32,
+        "made_by": "DspexSearch",
+        "score": 0.5,
+        "examples": 4,
+        "lm_calls": 8,
+        "at": NOW,
+    } | change
+
+
+def optimizer(**change: Any) -> dict[str, Any]:
+    return {"name": "MIPROv2", "aliases": ["MIPRO"], "description": "Searches."} | change

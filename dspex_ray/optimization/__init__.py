@@ -1,0 +1,1 @@
+"""Optimization: optimizers by name, what they search and may spend, and what they found."""
