@@ -1,10 +1,11 @@
 """A steady rate for minutes, and what memory does meanwhile.
 
-Usage: python -m benchmarks.soak [--minutes 10] [--rate 200] [--write]
+Usage: python -m benchmarks.soak [--minutes 10] [--warm-up 8] [--rate 200] [--write]
 
 Resident memory of every process of an instance is read every five seconds. The slope is of least
-squares after a warm-up; its 95 % interval takes the readings' noise for independent, which memory's
-is not: a slope next to nothing may well lie outside of it. --write puts the table into RESULTS.md.
+squares after a warm-up at the same rate: for eight minutes Serve's replicas grow by 3 MB, also idle
+ones. Its 95 % interval takes the readings' noise for independent, which memory's is not: a slope
+next to nothing may well lie outside of it. --write puts the table into RESULTS.md.
 """
 
 from __future__ import annotations
@@ -29,8 +30,15 @@ from benchmarks.run import FOLDER
 from benchmarks.upstream import Upstream
 
 _EVERY_S: Final = 5.0
-_WARM_UP_SHARE: Final = 0.2  #: of the soak: pools fill, code is loaded, allocators settle
 _CONNECTIONS: Final = 16
+
+
+class Asked(NamedTuple):
+    """Minutes, and requests a second."""
+
+    minutes: float
+    warm_up: float
+    rate: float
 
 
 class Slope(NamedTuple):
@@ -92,9 +100,9 @@ def slope(readings: Sequence[tuple[float, float]]) -> Slope | None:
     return Slope(float(fit.slope), float(within), readings[0][1], readings[-1][1])
 
 
-def report(load: Load, sampler: Sampler, rate: float, minutes: float) -> str:
+def report(load: Load, sampler: Sampler, asked: Asked) -> str:
     """The table: a line a process, the steepest first."""
-    warm_s = minutes * 60 * _WARM_UP_SHARE
+    warm_s = asked.warm_up * 60
     fits = []
     for member, readings in sampler.found:
         warm = [reading for reading in readings if reading.at_s >= warm_s]
@@ -114,42 +122,45 @@ def report(load: Load, sampler: Sampler, rate: float, minutes: float) -> str:
         for member, resident, anonymous in fits
     ]
     heads = ["process", "MB first", "MB last", "MB an hour", "anonymous MB an hour"]
-    return f"{_told(load, rate, minutes)}\n\n{tables.table(heads, lines)}"
+    return f"{_told(load, asked)}\n\n{tables.table(heads, lines)}"
 
 
-def _told(load: Load, rate: float, minutes: float) -> str:
+def _told(load: Load, asked: Asked) -> str:
     p50, p99 = load.latency_ms(0.5), load.latency_ms(0.99)
     return (
-        f"Chat completions at {rate:g} requests/s for {minutes:g} minutes over {_CONNECTIONS}\n"
-        f"connections: {len(load.latencies_us):,} answered, {load.errors} failed, "
+        f"Chat completions at {asked.rate:g} requests/s for {asked.minutes:g} minutes, after\n"
+        f"{asked.warm_up:g} of warm-up, over {_CONNECTIONS} connections: "
+        f"{len(load.latencies_us):,} answered, {load.errors} failed, "
         f"p50 {p50:.1f} ms, p99 {p99:.1f} ms\n"
         f"from when each was due. Resident memory every {_EVERY_S:g} s; the slopes are of least\n"
-        f"squares after the first {_WARM_UP_SHARE:.0%}, with their 95 % intervals. Anonymous is\n"
+        "squares after the warm-up, with their 95 % intervals. Anonymous is\n"
         "resident memory without files and shared pages: a Postgres process counts every shared\n"
         "buffer that it has touched."
     )
 
 
-def soak(minutes: float, rate: float) -> str:
+def soak(asked: Asked) -> str:
     with Upstream() as upstream, Instance() as instance:
         instance.declare(upstream.url)
         peer = platform.ours(instance)
         measure(peer.target, Pace(_CONNECTIONS, seconds=1, warm_up_s=3))
         sampler = Sampler(instance)
         sampler.start()
-        load = measure(peer.target, Pace(_CONNECTIONS, minutes * 60, rate=rate))
+        pace = Pace(_CONNECTIONS, asked.minutes * 60, asked.warm_up * 60, rate=asked.rate)
+        load = measure(peer.target, pace)
         sampler.stop()
         peer.settle()
-    return report(load, sampler, rate, minutes)
+    return report(load, sampler, asked)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--warm-up", type=float, default=8, help="minutes before those")
     parser.add_argument("--rate", type=float, default=200, help="requests a second")
     parser.add_argument("--write", action="store_true", help="into RESULTS.md")
     asked = parser.parse_args()
-    found = soak(asked.minutes, asked.rate)
+    found = soak(Asked(asked.minutes, asked.warm_up, asked.rate))
     print(found)
     if asked.write:
         results = FOLDER / "RESULTS.md"

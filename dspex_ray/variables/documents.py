@@ -22,8 +22,13 @@ def to_json(space: Space) -> str:
 
 
 def to_yaml(space: Space) -> str:
-    text: str = yaml.safe_dump(space_payload(space), sort_keys=False, allow_unicode=True)
-    return text
+    payload = space_payload(space)
+    text: str = yaml.safe_dump(payload, sort_keys=False, allow_unicode=True)
+    if yaml.safe_load(text) == payload:
+        return text
+    # PyYAML writes some line breaks of Unicode (U+0085) as they are, and reads them as spaces.
+    escaped: str = yaml.safe_dump(payload, sort_keys=False)
+    return escaped
 
 
 def from_json(text: str) -> Space:

@@ -26,6 +26,13 @@ def test_a_space_comes_back_from_json_and_yaml_as_it_was(space: Space) -> None:
         assert to_json(back) == to_json(space)
 
 
+@pytest.mark.parametrize("text", ["a\x85b", "a\u2028b", "\ufeffa", "grün", "a: b\n- c", "\x00"])
+def test_any_text_comes_back_from_yaml(text: str) -> None:
+    space = load_space({"variables": {"v": {"kind": "choice", "choices": [text, "x"]}}})
+    assert from_yaml(to_yaml(space)) == space
+    assert ("grün" in to_yaml(space)) == (text == "grün")
+
+
 @settings(deadline=None, max_examples=50)
 @given(spaces())
 def test_the_order_of_keys_is_no_content(space: Space) -> None:
