@@ -19,7 +19,7 @@ from dspex_ray.settings import Settings
 from dspex_ray.testing.data_plane import DataPlane
 from dspex_ray.testing.provider_simulator import ProviderSimulator
 from tests.contract import Said, ask_everything
-from tests.integration.api.house import House, calls
+from tests.integration.api.house import SEARCH, House, calls
 from tests.integration.conftest import a_model, ok
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -64,6 +64,10 @@ async def test_control_plane(
     assert settings.secret_key is not None
     secrets = [PLANTED, "env-key-3", settings.secret_key.get_secret_value(), *keys.values()]
     places = {call.path: call.at for call in calls(house)}
+    # Not the run whose events are read: those of a resumed one would go on.
+    resumed = ok(await api.post("/v1/optimizations", json=SEARCH), 202)["id"]
+    ok(await api.post(f"/v1/optimizations/{resumed}/cancel"))
+    places["/v1/optimizations/{run_id}/resume"] = {"run_id": resumed}
 
     async def statuses(url: str, authorization: str, examples: int) -> Counter[int]:
         headers = {"authorization": authorization}
