@@ -1,4 +1,4 @@
-"""Running a program: the one place that enters `dspy.context`, one context a request."""
+"""Running a program: enters `dspy.context`, one context a request (optimizers enter their own)."""
 
 from __future__ import annotations
 
