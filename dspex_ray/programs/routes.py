@@ -99,6 +99,27 @@ def router(service: ProgramService, authorise: Authorise) -> APIRouter:
         """The artifact as JSON; POST it to `/versions` to load it again, here or elsewhere."""
         return ExportedVersion(**await service.export(actor, name, number))
 
+    routes.include_router(_spaces(service, Reader))
+
+    @routes.put("/{name}/labels/{label}")
+    async def put_label(actor: Writer, name: str, label: str, target: LabelTarget) -> Program:
+        """Put a label (`production`, `staging`, ...) on a version."""
+        return await service.label(actor, name, label, target.version)
+
+    @routes.get("/{name}/label-moves")
+    async def list_label_moves(
+        actor: Reader, name: str, limit: Limit = DEFAULT_LIMIT
+    ) -> Page[LabelMove]:
+        """Newest first."""
+        return Page(items=await service.label_moves(actor, name, limit))
+
+    return routes
+
+
+def _spaces(service: ProgramService, Reader: Any) -> APIRouter:
+    """What an optimizer may change about a version."""
+    routes = APIRouter()
+
     @routes.get("/{name}/versions/{number}/space")
     async def get_space(actor: Reader, name: str, number: int) -> VersionSpace:
         """What may be changed about the version, and how big a search that makes."""
@@ -115,17 +136,5 @@ def router(service: ProgramService, authorise: Authorise) -> APIRouter:
     ) -> Verdict:
         """Everything that is wrong with a configuration, by variable and rule."""
         return await service.check_configuration(actor, name, number, ask.configuration)
-
-    @routes.put("/{name}/labels/{label}")
-    async def put_label(actor: Writer, name: str, label: str, target: LabelTarget) -> Program:
-        """Put a label (`production`, `staging`, ...) on a version."""
-        return await service.label(actor, name, label, target.version)
-
-    @routes.get("/{name}/label-moves")
-    async def list_label_moves(
-        actor: Reader, name: str, limit: Limit = DEFAULT_LIMIT
-    ) -> Page[LabelMove]:
-        """Newest first."""
-        return Page(items=await service.label_moves(actor, name, limit))
 
     return routes
