@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from dspex_ray.core.errors import Invalid
 from dspex_ray.programs.build import build
+from dspex_ray.programs.configure import Pool, changed
 from dspex_ray.programs.model import (
     Artifact,
     FieldSpec,
@@ -18,10 +19,12 @@ from dspex_ray.programs.model import (
     ModuleSpec,
     ModuleType,
 )
+from dspex_ray.programs.paths import target_of
 from dspex_ray.programs.rules import outputs_of, predictor_names
 from dspex_ray.programs.types import Misfit, coerce
 
 Demo = dict[str, Any]
+_NEW = "new"  # in a pool of one
 
 
 class Predictor(NamedTuple):
@@ -51,19 +54,8 @@ def predictors_of(artifact: Artifact, *, allowed_packages: Iterable[str]) -> tup
 
 
 def with_instructions(artifact: Artifact, predictor: str, text: str) -> Artifact:
-    """The same program, that predictor told to do `text`."""
-    if isinstance(artifact, ImportArtifact):
-        part = artifact.state[predictor]
-        told = {**part["signature"], "instructions": text}
-        return _with_state(artifact, predictor, {**part, "signature": told})
-    name, module = _module(artifact, predictor)
-    signature = module.signature.model_copy(update={"instructions": text})
-    changed = _with_module(artifact, name, module.model_copy(update={"signature": signature}))
-    if len(artifact.modules) > 1:
-        return changed
-    # A program of one predictor says what that one says.
-    own = artifact.signature.model_copy(update={"instructions": text})
-    return changed.model_copy(update={"signature": own})
+    """The same program, that predictor told to do `text`. Raises Invalid for an unknown one."""
+    return changed(artifact, f"{predictor}.instructions", _NEW, Pool(instructions={_NEW: text}))
 
 
 def with_demos(artifact: Artifact, predictor: str, demos: Sequence[Mapping[str, Any]]) -> Artifact:
@@ -72,13 +64,13 @@ def with_demos(artifact: Artifact, predictor: str, demos: Sequence[Mapping[str, 
     Fields that the predictor does not have are left out; a demo with a value that does not fit
     its field's type, or with no field at all, is left out whole.
     """
-    if isinstance(artifact, ImportArtifact):
-        part = {**artifact.state[predictor], "demos": [dict(demo) for demo in demos]}
-        return _with_state(artifact, predictor, part)
-    name, module = _module(artifact, predictor)
-    fields = {field.name: field for field in (*module.signature.inputs, *outputs_of(module))}
-    fitting = [found for demo in demos if (found := _fitting(demo, fields))]
-    return _with_module(artifact, name, module.model_copy(update={"demos": tuple(fitting)}))
+    path, fitting = f"{predictor}.demos", [dict(demo) for demo in demos]
+    if isinstance(artifact, ModulesArtifact):
+        (owner,) = target_of(artifact, path).owners
+        module = artifact.modules[owner]
+        fields = {field.name: field for field in (*module.signature.inputs, *outputs_of(module))}
+        fitting = [found for demo in demos if (found := _fitting(demo, fields))]
+    return changed(artifact, path, _NEW, Pool(demos={_NEW: fitting}))
 
 
 def with_module_type(artifact: Artifact, kind: ModuleType) -> Artifact:
@@ -133,20 +125,3 @@ def _fitting(demo: Mapping[str, Any], fields: Mapping[str, FieldSpec]) -> Demo |
         except Misfit:
             return None
     return found or None
-
-
-def _module(artifact: ModulesArtifact, predictor: str) -> tuple[str, ModuleSpec]:
-    name = predictor.removesuffix(".predict")
-    if name not in artifact.modules:
-        raise Invalid(
-            f"the program has no predictor {predictor!r}", field="predictor", rule="known predictor"
-        )
-    return name, artifact.modules[name]
-
-
-def _with_module(artifact: ModulesArtifact, name: str, module: ModuleSpec) -> ModulesArtifact:
-    return artifact.model_copy(update={"modules": {**artifact.modules, name: module}})
-
-
-def _with_state(artifact: ImportArtifact, path: str, part: Mapping[str, Any]) -> ImportArtifact:
-    return artifact.model_copy(update={"state": {**artifact.state, path: dict(part)}})

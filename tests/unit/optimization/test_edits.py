@@ -122,9 +122,9 @@ def test_reasoning_that_another_needs_stays() -> None:
 
 
 def test_unknown_predictors_are_named() -> None:
-    with pytest.raises(Invalid, match="no predictor 'other'") as refused:
+    with pytest.raises(Invalid, match="before a dot: main") as refused:
         with_demos(program(), "other", [])
-    assert refused.value.field == "predictor"
+    assert refused.value.field == "other.demos"
 
 
 @pytest.mark.parametrize("make", [program, pipeline, imported])
