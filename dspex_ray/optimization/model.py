@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import Field
@@ -13,6 +14,7 @@ from pydantic import Field
 from dspex_ray.core.noun import Noun
 from dspex_ray.core.values import Usd
 from dspex_ray.datasets.model import Example
+from dspex_ray.optimization.front import Front
 from dspex_ray.programs.model import Artifact
 
 
@@ -65,6 +67,7 @@ class Problem:
     """What is to be improved, and by what it is judged.
 
     An optimizer learns from `train` and compares candidates on `dev`; without dev on train.
+    `others` are measured beside the metric, for optimizers of several objectives.
     `metric_context` is handed to the metric with every example. `allowed_packages`: where an
     import artifact's class may come from.
     """
@@ -73,6 +76,7 @@ class Problem:
     train: tuple[Example, ...]
     metric: Metric
     dev: tuple[Example, ...] = ()
+    others: tuple[Metric, ...] = ()
     seed: int = 0
     budget: Budget = field(default_factory=Budget)
     limits: Limits = field(default_factory=Limits)
@@ -86,11 +90,21 @@ class Problem:
 
 
 class Score(NamedTuple):
-    """Of one example. A failed run scores 0, has no outputs, and says why by the error's code."""
+    """Of one example. A failed run scores 0, has no outputs, and says why by the error's code.
+
+    `latency_ms` is the program's own time and what its models took when they really answered, also
+    when a resumed run remembers the answers; None: not measured. `cost_usd` None: nobody knows.
+    `others` are the further metrics' scores by name, 0 to 1.
+    """
 
     value: float
     outputs: Mapping[str, Any]
     error: str | None = None
+    latency_ms: float | None = None
+    cost_usd: Decimal | None = None
+    tokens: int = 0
+    lm_calls: int = 0
+    others: Mapping[str, float] = MappingProxyType({})
 
 
 class Candidate(Noun):
@@ -154,6 +168,7 @@ class Outcome(Noun):
     program_runs: int = 0
     failed_runs: int = 0
     facts: dict[str, Any] = Field(default_factory=dict)
+    front: Front | None = None
 
 
 class ParameterInfo(Noun):
