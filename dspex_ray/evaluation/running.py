@@ -33,6 +33,7 @@ from dspex_ray.evaluation.model import (
     Report,
 )
 from dspex_ray.evaluation.rules import Tally, configuration, positions
+from dspex_ray.evaluation.service import RUN_TASK
 from dspex_ray.evaluation.targets import (
     find_dataset_version,
     find_version,
@@ -41,10 +42,12 @@ from dspex_ray.evaluation.targets import (
 )
 from dspex_ray.evaluation.work import Work
 from dspex_ray.jobs.retry import is_infrastructure
+from dspex_ray.jobs.store import live_arguments
 from dspex_ray.traces.model import Source
 
 log = structlog.get_logger()
 _LOOK_S = 0.5
+_ABANDONED = "the workers that ran it kept dying; what they had measured is recorded"
 
 PoolFor = Callable[[EvaluationSettings], AbstractAsyncContextManager[Pool]]
 
@@ -83,6 +86,18 @@ class EvaluationRuns:
         else:
             if report is not None:
                 await self._end(actor, evaluation, "complete", report=report)
+
+    async def fail_abandoned(self) -> None:
+        """End those that no job carries on: the queue gave theirs up, for it kept killing its
+        workers."""
+        async with self._database.read() as conn:
+            # In this order: one whose job ends in between has ended too, and stays what it is.
+            found = await store.unfinished(conn)
+            live = await live_arguments(conn, RUN_TASK, "evaluation_id")
+        for evaluation in found:
+            if str(evaluation.id) not in live:
+                log.warning("evaluation_abandoned", id=str(evaluation.id))
+                await self._end(_system(evaluation), evaluation, "fail", error=_ABANDONED)
 
     async def forget_expired(self) -> None:
         """Of the cache."""

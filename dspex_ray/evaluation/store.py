@@ -82,6 +82,13 @@ async def is_under_way(conn: Read | Write, dataset_id: DatasetId) -> bool:
     return (await conn.execute(found)).first() is not None
 
 
+async def unfinished(conn: Read) -> list[Evaluation]:
+    """Of all projects."""
+    live = [status.value for status in EvaluationStatus if not status.final]
+    found = await conn.execute(_selected().where(evaluations.c.status.in_(live)))
+    return [Evaluation(**row._mapping) for row in found]
+
+
 async def list_evaluations(
     conn: Read, project_id: ProjectId, query: EvaluationQuery
 ) -> Page[Evaluation]:

@@ -1,4 +1,4 @@
-"""Background jobs of evaluations: running one, and keeping the cache from growing for ever."""
+"""Background jobs of evaluations: running one, ending abandoned ones, pruning the cache."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dspex_ray.evaluation.service import RUN_TASK
 from dspex_ray.jobs.app import INFRASTRUCTURE
 from dspex_ray.jobs.queues import Queue
 
+RECONCILE_TASK = "evaluation.reconcile"
 PRUNE_TASK = "evaluation.prune_cache"
 
 
@@ -20,6 +21,11 @@ def register(app: procrastinate.App, runs: EvaluationRuns) -> None:
     async def run(context: procrastinate.JobContext, evaluation_id: str) -> None:
         last = context.job.attempts + 1 >= INFRASTRUCTURE.attempts
         await runs.run(EvaluationId(UUID(evaluation_id)), last=last)
+
+    @app.periodic(cron="* * * * *")
+    @app.task(name=RECONCILE_TASK, queue=Queue.MAINTENANCE, queueing_lock=RECONCILE_TASK)
+    async def reconcile(timestamp: int) -> None:
+        await runs.fail_abandoned()
 
     @app.periodic(cron="27 * * * *")
     @app.task(

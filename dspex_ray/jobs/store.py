@@ -8,6 +8,12 @@ from sqlalchemy import text
 
 from dspex_ray.db.engine import Read
 
+# What a job that is not over was given under one name.
+_LIVE = """
+SELECT args ->> :argument FROM procrastinate_jobs
+WHERE task_name = :task AND status IN ('todo', 'doing')
+"""
+
 # Due since it was enqueued, put back, or scheduled for, whichever came last.
 _WAITING = """
 SELECT job.queue_name AS queue, count(*) AS jobs,
@@ -35,3 +41,9 @@ async def waiting(conn: Read) -> list[Waiting]:
     """Of each queue with jobs that are due and not begun."""
     found = await conn.execute(text(_WAITING))
     return [Waiting(row.queue, row.jobs, max(0.0, float(row.oldest_s or 0))) for row in found]
+
+
+async def live_arguments(conn: Read, task: str, argument: str) -> set[str]:
+    """The argument's values in jobs of this task that wait or run."""
+    found = await conn.execute(text(_LIVE), {"task": task, "argument": argument})
+    return {value for (value,) in found if value is not None}

@@ -12,6 +12,7 @@ from uuid import UUID
 import httpx
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from dspex_ray.bootstrap import Services
 from dspex_ray.core.page import Page
@@ -255,6 +256,22 @@ async def test_infrastructure_is_tried_again_but_not_for_ever(
     await runs(Away()).run(evaluation.id, last=True)
     failed = await get(api, evaluation)
     assert (failed.status, failed.error) == (EvaluationStatus.FAILED, "ConnectionError")
+
+
+async def test_one_whose_job_the_queue_gave_up_fails_and_says_why(
+    api: httpx.AsyncClient, runs: Runs, services: Services
+) -> None:
+    abandoned, waiting = await create(api), await create(api)
+    async with services.database.write() as conn:
+        await conn.execute(
+            text("UPDATE procrastinate_jobs SET status = 'failed' WHERE args ->> :key = :value"),
+            {"key": "evaluation_id", "value": str(abandoned.id)},
+        )
+    await runs(Pool()).fail_abandoned()
+    ended = await get(api, abandoned)
+    assert ended.status is EvaluationStatus.FAILED
+    assert "kept dying" in (ended.error or "")
+    assert (await get(api, waiting)).status is EvaluationStatus.PENDING
 
 
 async def test_results_wait_while_the_database_is_away(
