@@ -59,6 +59,7 @@ one is asked at a time; our cluster at rest takes its part of the machine meanwh
 load generator and the mock upstream are processes of their own on raw sockets; the line `upstream`
 says what they do without a server between. `results.json` has the same figures for programs.
 *ours / theirs* is a ratio of requests/s: above 1, we are ahead.
+Evaluation and optimization have tables of their own: [optimize/RESULTS.md](optimize/RESULTS.md).
 
 ## Targets
 

@@ -59,16 +59,16 @@ def _memory(instance: Instance) -> list[Row]:
 
 def _busy(instance: Instance) -> Row:
     """What all processes together compute when nobody asks: servers beside it bear that too."""
-    members = list(roles.members(instance))
-    before = _cpu_s(members)
+    before = cpu_s(instance)
     time.sleep(_REST_S)
-    share = (_cpu_s(members) - before) / _REST_S * 100
+    share = (cpu_s(instance) - before) / _REST_S * 100
     return Row(name="startup.cpu_at_rest", value=round(share, 1), unit="% of a core")
 
 
-def _cpu_s(members: list[roles.Member]) -> float:
+def cpu_s(instance: Instance) -> float:
+    """What all its processes together have computed; one that ends takes its part away."""
     spent = 0.0
-    for member in members:
+    for member in roles.members(instance):
         with suppress(psutil.NoSuchProcess):
             times = member.process.cpu_times()
             spent += times.user + times.system

@@ -29,6 +29,7 @@ from dspex_ray.optimization.service import OptimizationService
 from dspex_ray.optimization.store import is_searched_on
 from dspex_ray.placements.service import PlacementService, require_placed
 from dspex_ray.programs.service import ProgramService
+from dspex_ray.programs.store import pinned_by
 from dspex_ray.routing.service import AssignmentService
 from dspex_ray.serving.engines import TransportFor
 from dspex_ray.serving.service import SplitService, VersionTraffic
@@ -132,6 +133,7 @@ def services_of(
         checker,
         allow_private_base_urls=settings.allow_private_base_urls,
         error_cooldown_s=settings.health.error_cooldown_s,
+        pinned_by=pinned_by,
         check_weights=check_weights,
     )
     programs = ProgramService(

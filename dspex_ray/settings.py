@@ -86,6 +86,12 @@ class OptimizationSettings(_Part):
     keep_answers_days: int = Field(
         default=7, ge=0, description="LM answers of failed and cancelled runs, for their resuming"
     )
+    actors: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="processes that a run's candidates run in; unset: one on each node",
+    )
 
 
 class RetentionSettings(_Part):

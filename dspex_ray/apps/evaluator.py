@@ -24,7 +24,9 @@ EVALUATOR_BUILD = "dspex_ray.apps.evaluator:evaluator"
 
 
 class EvaluatorProcess:
-    """`evaluation.pool.Evaluator`: the parts of one process, and their life."""
+    """`evaluation.actors.Hand`: the parts of one process, and their life."""
+
+    work, item = Work, Item
 
     def __init__(self) -> None:
         settings, clock = read_settings(), SystemClock()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,13 @@ from starlette.responses import PlainTextResponse, Response
 
 from dspex_ray.core.errors import Unavailable
 from dspex_ray.models.model import Model, ModelStatus
+from dspex_ray.serving.affinity import Affinity, beginning_of
 from dspex_ray.serving.handle_transport import HandleTransport
-from dspex_ray.serving.hosting import PREFIX, HostedModel, application_name, hosting, is_hosted
+from dspex_ray.serving.hosting import PREFIX, HostedModel, application_names, hosting, is_hosted
 from dspex_ray.serving.llama import LlamaModel, LlamaOptions, find_weights
 from dspex_ray.settings import Settings
 
 log = structlog.get_logger()
-_PARALLEL = 2
 
 
 class ModelHost:
@@ -29,10 +31,11 @@ class ModelHost:
 
     def __init__(self, config: HostedModel) -> None:
         weights = find_weights(config.weights, Settings().home)
+        parallel = config.options.parallel
         self._model = LlamaModel(
             config.name,
             Path(weights),
-            LlamaOptions(n_ctx=config.context_window * _PARALLEL, n_parallel=_PARALLEL),
+            LlamaOptions(n_ctx=config.context_window * parallel, n_parallel=parallel),
         )
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -61,42 +64,54 @@ def build(config: HostedModel) -> Application:
 
 
 class ServeHost:
-    """A ChatHost by DeploymentHandle. The handle is found on first use, and again when lost."""
+    """A ChatHost by DeploymentHandles, one of each replica, found on first use. Which one gets a
+    call is decided here: Serve takes no router of ours for applications that HAProxy knows."""
 
-    def __init__(self, application: str) -> None:
-        self._application = application
-        self._handle: Any = None
+    def __init__(self, applications: Sequence[str]) -> None:
+        self._handles: dict[str, Any] = dict.fromkeys(applications)
+        self._under_way: Counter[str] = Counter()
+        self._affinity = Affinity()
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
-        answer: dict[str, Any] = await (await self._find()).chat.remote(body)
-        return answer
+        async with self._chosen(body) as handle:
+            answer: dict[str, Any] = await handle.chat.remote(body)
+            return answer
 
     async def chat_stream(self, body: dict[str, Any]) -> AsyncIterator[bytes]:
-        handle = (await self._find()).options(stream=True)
-        pieces = handle.chat_stream.remote(body)
-        try:
-            async for piece in pieces:
-                yield piece
-        finally:
-            pieces.cancel()  # a finished call is not disturbed by it
+        async with self._chosen(body) as handle:
+            pieces = handle.options(stream=True).chat_stream.remote(body)
+            try:
+                async for piece in pieces:
+                    yield piece
+            finally:
+                pieces.cancel()  # a finished call is not disturbed by it
 
-    async def _find(self) -> Any:
-        if self._handle is None:
+    @asynccontextmanager
+    async def _chosen(self, body: dict[str, Any]) -> AsyncIterator[Any]:
+        beginning = beginning_of(body)
+        waiting = {name: self._under_way[name] for name in self._handles}
+        name = self._affinity.choose(beginning, waiting)
+        self._under_way[name] += 1
+        try:
+            yield await self._find(name)
+        finally:
+            self._under_way[name] -= 1
+
+    async def _find(self, name: str) -> Any:
+        if self._handles[name] is None:
             try:
                 # It asks the controller, and blocks while it does.
-                self._handle = await asyncio.to_thread(serve.get_app_handle, self._application)
+                self._handles[name] = await asyncio.to_thread(serve.get_app_handle, name)
             except Exception as error:
-                raise Unavailable(
-                    f"{self._application!r} is not running yet", retry_after_s=2
-                ) from error
-        return self._handle
+                raise Unavailable(f"{name!r} is not running yet", retry_after_s=2) from error
+        return self._handles[name]
 
 
 def hosted_transport(model: Model) -> HandleTransport | None:
     """The way to a hosted model; None for a model that has an address."""
     if not is_hosted(model):
         return None
-    return HandleTransport(ServeHost(application_name(model)), read_timeout_s=model.timeout_s)
+    return HandleTransport(ServeHost(application_names(model)), read_timeout_s=model.timeout_s)
 
 
 async def await_hosted(model: Model) -> None:
@@ -106,19 +121,20 @@ async def await_hosted(model: Model) -> None:
     """
     if not is_hosted(model):
         return
-    name = application_name(model)
     applications = (await asyncio.to_thread(serve.status)).applications
-    status = str(applications[name].status) if name in applications else "NOT_STARTED"
-    if status in {"NOT_STARTED", "DEPLOYING"}:
-        raise Unavailable(f"{name!r} is {status}: its model is checked when it runs")
+    for name in application_names(model):
+        status = str(applications[name].status) if name in applications else "NOT_STARTED"
+        if status in {"NOT_STARTED", "DEPLOYING"}:
+            raise Unavailable(f"{name!r} is {status}: its model is checked when it runs")
 
 
 def reconcile(models: list[Model]) -> None:
     """Make Serve's hosted applications those that the registry wants. Blocks; idempotent."""
     wanted = {
-        application_name(model): hosting(model)
+        name: hosting(model)
         for model in models
         if is_hosted(model) and model.status is not ModelStatus.DEPRECATED
+        for name in application_names(model)
     }
     present = {
         name: str(application.status)

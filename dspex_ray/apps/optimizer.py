@@ -1,28 +1,38 @@
-"""The process of a run's Ray job: what a gateway has to call models and to record it, and the
-driver of one attempt."""
+"""The process of a run's actor: what a gateway has to call models and to record it, and the driver
+of one attempt. `apps/run_job.py` starts it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import importlib
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
-from uuid import UUID
 
 import ray
 
+from dspex_ray.apps.candidates import CANDIDATES_BUILD
 from dspex_ray.apps.replica import Replica
+from dspex_ray.apps.run_job import NAMESPACE
 from dspex_ray.bootstrap import read_settings
 from dspex_ray.core.clock import Clock, SystemClock
-from dspex_ray.core.errors import DspexRayError, NotFound
+from dspex_ray.core.errors import DspexRayError
 from dspex_ray.core.ids import ExecutionId, OptimizationId, new_id
+from dspex_ray.evaluation.actors import WorkPool
 from dspex_ray.evaluation.work import Target
 from dspex_ray.models.embeddings import embed
 from dspex_ray.models.model import Model
-from dspex_ray.optimization.driver import Process, RunDriver
+from dspex_ray.optimization import trials
+from dspex_ray.optimization.attempt import Process
+from dspex_ray.optimization.door import CallDoor, calling_predictor
+from dspex_ray.optimization.driver import RunDriver
 from dspex_ray.optimization.endings import RunEndings
+from dspex_ray.optimization.model import Limits
+from dspex_ray.optimization.pool import CANDIDATES, CandidatePool
 from dspex_ray.optimization.runs import OptimizationRun
 from dspex_ray.optimization.service import registry
+from dspex_ray.optimization.trials import Measure, MeasureDoor, Tell, TrialRunner
+from dspex_ray.optimization.wire import Ask, AskVectors, packed, unpacked
 from dspex_ray.placements.service import require_placed
 from dspex_ray.programs.service import ProgramService
 from dspex_ray.routing.engine import Assigned
@@ -31,23 +41,29 @@ from dspex_ray.routing.sink import Sink
 from dspex_ray.serving import candidates
 from dspex_ray.serving.scoring import Calling
 from dspex_ray.serving.snapshot import Configuration
+from dspex_ray.settings import OptimizationSettings
 from dspex_ray.traces.capture import captured
 from dspex_ray.traces.losses import SpoolReporter
 from dspex_ray.traces.model import ExecutionRecord, ExecutionStatus, Source
 from dspex_ray.traces.spool import SpoolWriter
 
+_TUNING = "dspex_ray.optimization.tuning"
+
 
 class RoutedModels:
-    """`optimization.driver.Models` over this process's router."""
+    """`optimization.attempt.Models` over this process's router."""
 
     def __init__(self, calling: Calling, spool: SpoolWriter) -> None:
         self._calling, self._spool = calling, spool
 
-    def program_lm(self, target: Target) -> Any:
-        def assigned() -> Assigned:
-            return candidates.assigned(self._calling.configuration, target.assignments)
+    def program_lm(self, target: Target, pins: Mapping[str, str]) -> Any:
+        project = target.program.project_id
 
-        return self._calling.lm(target.program.name, assigned)
+        def assigned() -> Assigned:
+            rows = target.assignments
+            return candidates.assigned_for(self._calling.configuration, rows, pins, project)
+
+        return self._calling.lm(target.program.name, assigned, calling_predictor)
 
     def model_lm(self, target: Target, model: str) -> Any:
         self._model(target, model)
@@ -56,7 +72,7 @@ class RoutedModels:
             now = self._calling.clock.now()
             return [candidates.direct(self._model(target, model), now)]
 
-        return self._calling.lm(model, assigned)
+        return self._calling.lm(model, assigned, calling_predictor)
 
     def of(self, target: Target, model: str | None = None) -> Sequence[Model]:
         if model is not None:
@@ -107,10 +123,23 @@ class CallRecords:
         self._spool.append(captured(record, program.capture))
 
 
-class OptimizerProcess:
-    """The parts of one process, and their life."""
+class TunedTrials:
+    """`optimization.trials.TrialRunner` by Tune, whose import takes seconds that most runs do not
+    need."""
 
-    def __init__(self) -> None:
+    def __init__(self, door: MeasureDoor, actor: str) -> None:
+        self._door, self._actor = door, actor
+
+    async def run(self, ask: trials.Ask, measure: Measure, tell: Tell, at_once: int) -> None:
+        tuning = await asyncio.to_thread(importlib.import_module, _TUNING)
+        runner: TrialRunner = tuning.TuneTrials(self._door, tuning.Called(self._actor, NAMESPACE))
+        await runner.run(ask, measure, tell, at_once)
+
+
+class OptimizerProcess:
+    """The parts of one process, and their life; and what its candidates and trials call."""
+
+    def __init__(self, name: str) -> None:
         settings, clock = read_settings(), SystemClock()
         self._rotate_s = settings.spool.rotate_s
         self._spool = SpoolWriter(settings.spool_dir, settings.spool, clock, new_id)
@@ -128,6 +157,7 @@ class OptimizerProcess:
         programs = ProgramService(
             database, clock, allowed_packages=packages, require_placed=require_placed
         )
+        self._door, self._measurements = CallDoor(), MeasureDoor()
         self._driver = RunDriver(
             Process(
                 database=database,
@@ -136,6 +166,10 @@ class OptimizerProcess:
                 registry=registry(),
                 threads=threads,
                 allowed_packages=packages,
+                pool=_pools(settings.optimization),
+                door=self._door,
+                name=name,
+                trials=TunedTrials(self._measurements, name),
             ),
             RunEndings(database, clock, programs),
         )
@@ -156,6 +190,17 @@ class OptimizerProcess:
             with suppress(Exception):
                 await self._replica.stop()
 
+    async def complete(self, ask: str) -> str:
+        return packed(await self._door.complete(Ask.model_validate(unpacked(ask))))
+
+    async def embed(self, ask: str) -> str:
+        return packed(await self._door.embed(AskVectors.model_validate(unpacked(ask))))
+
+    async def measure(self, number: int) -> dict[str, float | str]:
+        from dspex_ray.optimization.tuning import answered
+
+        return await answered(self._measurements, number)
+
     async def _rotate(self) -> None:
         """Hand full or old segments to the drainer."""
         while True:
@@ -163,15 +208,14 @@ class OptimizerProcess:
             self._spool.rotate()
 
 
-def drive(run_id: UUID, job: str | None = None) -> OptimizationRun:
-    """One attempt of a run, in this process, which is one of the cluster. Raises NotFound when
-    there is nothing to drive."""
-    ray.init(logging_level="WARNING", ignore_reinit_error=True)
+def _pools(settings: OptimizationSettings) -> Callable[[Limits], CandidatePool]:
+    def pool(limits: Limits) -> CandidatePool:
+        actors = limits.actors or settings.actors
+        return WorkPool(CANDIDATES_BUILD, CANDIDATES, actors=actors, per_actor=limits.threads)
 
-    async def attempt() -> OptimizationRun | None:
-        return await OptimizerProcess().drive(OptimizationId(run_id), job)
+    return pool
 
-    run = asyncio.run(attempt())
-    if run is None:
-        raise NotFound(f"no pending optimization {run_id}: another drives it, or it has ended")
-    return run
+
+def optimizer(name: str) -> OptimizerProcess:
+    """Of the run actor of that name."""
+    return OptimizerProcess(name)

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Group
 
-from dspex_ray.cli.output import fields, table, usd, when
+from dspex_ray.cli.output import fields, share, table, usd, when
+from dspex_ray.optimization.held_out import HeldOut
 from dspex_ray.optimization.model import OptimizerInfo, ParameterInfo
 from dspex_ray.optimization.runs import OptimizationRun, RunEstimate, RunTrial
 
@@ -82,7 +83,7 @@ def draw_run(run: OptimizationRun) -> Any:
                 ("optimizer", run.optimizer),
                 ("program", f"{run.program}@{run.version}"),
                 ("dataset", f"{run.dataset}@{run.dataset_version}"),
-                ("examples", f"{run.train_examples} train, {run.dev_examples} dev"),
+                ("examples", _examples(run)),
                 ("metric", run.metric.name),
                 ("estimate", told_estimate(run.estimate)),
                 ("status", run.status),
@@ -93,6 +94,8 @@ def draw_run(run: OptimizationRun) -> Any:
                 ("until", None if progress is None else when(progress.expected_end)),
                 ("trials", None if progress is None else progress.trials),
                 ("best score", _score(run)),
+                ("held out", None if run.held_out is None else told_held_out(run.held_out)),
+                ("front", f"{run.front_points} points" if run.front_points else None),
                 ("spent", f"{spent.lm_calls} LM calls, {spent.tokens} tokens, {usd(spent.usd)}"),
                 ("seconds", f"{spent.seconds:.1f}"),
                 ("starts", run.attempt),
@@ -101,17 +104,21 @@ def draw_run(run: OptimizationRun) -> Any:
         )
     ]
     if run.versions:
+        evidence = () if run.held_out is None else run.held_out.versions
+        held_out = {one.version: f"{one.score:.3f}" for one in evidence}
         rows = (
             (
                 one.rank,
                 f"{run.program}@{one.version}",
                 one.label,
                 None if one.score is None else f"{one.score:.3f}",
+                held_out.get(one.version),
                 "new" if one.created else "was there",
             )
             for one in run.versions
         )
-        parts += ["", table(("RANK", "VERSION", "LABEL", "SCORE", ""), rows)]
+        columns = ("RANK", "VERSION", "LABEL", "SCORE", "HELD OUT", "")
+        parts += ["", table(columns, rows)]
     return Group(*parts)
 
 
@@ -134,6 +141,33 @@ def draw_trials(trials: Sequence[RunTrial]) -> Any:
 def told_estimate(figures: RunEstimate) -> str:
     calls = "an unknown number of" if figures.lm_calls is None else f"up to {figures.lm_calls}"
     return f"{calls} LM calls, {usd(figures.cost_usd)} ({figures.basis})"
+
+
+def told_held_out(found: HeldOut) -> str:
+    """Of the best version beside the start, in one line."""
+    if found.start is None:
+        return f"not measured: {found.missing}"
+    if not found.versions:
+        only = f"{share(found.start.score)} before, on {found.examples} examples"
+        return only if found.missing is None else f"{only}; {found.missing}"
+    best = found.versions[0]
+    parts = [f"{share(found.start.score)} -> {share(best.score)}"]
+    if best.lead is not None:
+        low, high = _points(best.lead.interval.low), _points(best.lead.interval.high)
+        parts += [f"{_points(best.lead.estimate)} points [{low}, {high}]", f"p={best.lead.p:.2g}"]
+    if best.flattered is not None:
+        parts.append(f"selection flattered by {_points(best.flattered).lstrip('+')} points")
+    parts.append(f"on {found.examples} examples")
+    return ", ".join(parts) + ("" if found.missing is None else f"; {found.missing}")
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.0f}"
+
+
+def _examples(run: OptimizationRun) -> str:
+    test = f", {run.test_examples} test" if run.test_examples else ""
+    return f"{run.train_examples} train, {run.dev_examples} dev{test}"
 
 
 def _percent(run: OptimizationRun) -> str | None:

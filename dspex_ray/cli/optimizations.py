@@ -9,6 +9,7 @@ from uuid import UUID
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from dspex_ray.cli import fronts
 from dspex_ray.cli.door import door_of
 from dspex_ray.cli.inputs import noun, read_mapping
 from dspex_ray.cli.optimization_tables import (
@@ -31,6 +32,8 @@ from dspex_ray.optimization.runs import (
 
 optimizers = typer.Typer(no_args_is_help=True, help="What searches for better programs.")
 app = typer.Typer(no_args_is_help=True, help="Searches for a better program.")
+app.command("front")(fronts.front)
+app.command("importance")(fronts.importance)
 Id = Annotated[UUID, typer.Argument(help="The run's id.")]
 
 
@@ -144,9 +147,9 @@ def drive(
         str | None, typer.Option(help="The submission id of the Ray job that this is.")
     ] = None,
 ) -> None:
-    """Carry a pending run out in this process, which must be one of the cluster: what its Ray job
-    does."""
-    from dspex_ray.apps.optimizer import drive as attempt  # brings Ray and DSPy
+    """Carry a pending run out in an actor that lives as long as this process, which must be one of
+    the cluster: what its Ray job does."""
+    from dspex_ray.apps.run_job import drive as attempt  # brings Ray
 
     done = attempt(run_id, job)
     say(f"run {done.id}: {done.status.value}")

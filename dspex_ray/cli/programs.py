@@ -128,6 +128,7 @@ def versions(
             version.number,
             version.hash[:12],
             _kind(version),
+            _models(version),
             ", ".join(label for label, number in program.labels.items() if number == version.number)
             or None,
             version.created_by,
@@ -135,7 +136,7 @@ def versions(
         )
         for version in page.items
     )
-    columns = ("VERSION", "HASH", "KIND", "LABELS", "BY", "AT")
+    columns = ("VERSION", "HASH", "KIND", "MODELS", "LABELS", "BY", "AT")
     emit(as_json, page, lambda: table(columns, rows))
 
 
@@ -164,7 +165,12 @@ def add_version(
         as_json,
         version,
         lambda: fields(
-            (("version", version.number), ("hash", version.hash), ("kind", _kind(version)))
+            (
+                ("version", version.number),
+                ("hash", version.hash),
+                ("kind", _kind(version)),
+                ("models", _models(version)),
+            )
         ),
     )
 
@@ -239,3 +245,9 @@ def _kind(version: ProgramVersion) -> str:
     if isinstance(artifact, ImportArtifact):
         return artifact.path
     return ", ".join(f"{name}: {module.type}" for name, module in artifact.modules.items())
+
+
+def _models(version: ProgramVersion) -> str | None:
+    """The models that it pins; None when its calls go by the program's assignments alone."""
+    pins = version.artifact.models.items()
+    return ", ".join(f"{name}: {model}" if name else model for name, model in pins) or None

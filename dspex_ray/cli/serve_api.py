@@ -11,6 +11,7 @@ import httpx
 from dspex_ray.core.errors import DspexRayError, Unavailable
 
 _APPLICATIONS = "/api/serve/applications/"
+_AGAIN_S = 1.0
 
 
 class ServeApi:
@@ -54,13 +55,20 @@ class ServeApi:
     ) -> None:
         """Until all these applications run. `check` raises when waiting is of no use any more.
 
-        Raises DspexRayError with the application's own message when one fails.
+        A dashboard that does not answer meanwhile is asked again: on a busy machine it drops
+        connections. Raises DspexRayError with the application's own message when one fails.
         """
         deadline = time.monotonic() + timeout_s
         found: dict[str, tuple[str, str]] = {}
         while time.monotonic() < deadline:
             check()
-            found = self.applications()
+            try:
+                found = self.applications()
+            except Unavailable:
+                if time.monotonic() + _AGAIN_S > deadline:
+                    raise
+                time.sleep(_AGAIN_S)
+                continue
             for name in names:
                 status, message = found.get(name, ("", ""))
                 if status == "DEPLOY_FAILED":
@@ -71,8 +79,12 @@ class ServeApi:
         raise Unavailable(f"applications do not run after {timeout_s:.0f} s: {found}")
 
     def _call(self, method: str, **arguments: Any) -> httpx.Response:
+        """Each says how things are to be, so that one whose connection broke is sent again."""
         try:
-            response = self._http.request(method, _APPLICATIONS, **arguments)
+            try:
+                response = self._http.request(method, _APPLICATIONS, **arguments)
+            except httpx.RemoteProtocolError:
+                response = self._http.request(method, _APPLICATIONS, **arguments)
         except httpx.HTTPError as error:
             raise Unavailable(f"Ray's dashboard does not answer: {error!r}") from None
         if response.is_error:

@@ -9,12 +9,14 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from dspex_ray.core.noun import Name, Noun
 
+Direction = Literal["maximize", "minimize"]
+
 
 class Objective(Noun):
     """A measured figure and which way it is better; `weight` counts in a weighted pick alone."""
 
     name: Name
-    direction: Literal["maximize", "minimize"] = "maximize"
+    direction: Direction = "maximize"
     weight: FiniteFloat = Field(default=1.0, ge=0.0)
 
 

@@ -755,6 +755,7 @@ optimization_answers = Table(
     Column("answer", JSONB, nullable=False),
     Column("tokens", BigInteger, nullable=False),
     Column("usd", MONEY),
+    Column("latency_ms", Float),  # of the model; NULL: nobody looked
     Column("at", TIME, nullable=False),
 )
 

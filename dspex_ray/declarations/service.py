@@ -32,6 +32,7 @@ from dspex_ray.programs.model import Artifact, NewProgram, Program, ProgramUpdat
 from dspex_ray.programs.redaction import check_patterns
 from dspex_ray.programs.rules import check_predictor
 from dspex_ray.programs.service import ProgramService
+from dspex_ray.programs.source import named_models
 from dspex_ray.routing.model import AssignmentUpdate, NewAssignment, ProgramModel
 from dspex_ray.routing.service import AssignmentService
 from dspex_ray.serving.model import NewSplit
@@ -136,10 +137,12 @@ class DeclarationService:
         )
 
     async def _check_assigned_models(self, actor: Actor, declaration: Declaration) -> None:
-        """Raises NotFound for an assignment of a model that is neither here nor in the file."""
+        """Raises NotFound for a model that is assigned or pinned, and neither here nor declared."""
         declared = {model.name for model in declaration.models}
         assigned = {new.model for program in declaration.programs for new in program.assignments}
         assigned |= {new.model for route in declaration.routes for new in route.assignments}
+        sources = [program.source for program in declaration.programs]
+        assigned |= {name for source in sources if source for name in named_models(source)}
         for name in sorted(assigned - declared):
             await self._models.get(actor, name)
 

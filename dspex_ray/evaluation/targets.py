@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
-from uuid import UUID
 
 from dspex_ray.core.errors import Conflict, Invalid, NotFound
-from dspex_ray.core.ids import AssignmentId, ProjectId
+from dspex_ray.core.ids import ProjectId
 from dspex_ray.datasets.model import Dataset, DatasetVersion
 from dspex_ray.datasets.store import get_dataset
 from dspex_ray.datasets.store import get_version as get_dataset_version
@@ -20,10 +20,9 @@ from dspex_ray.programs.artifacts import artifact_hash, artifact_payload
 from dspex_ray.programs.model import Artifact, Program, ProgramVersion
 from dspex_ray.programs.store import get_program, get_version
 from dspex_ray.routing.model import ProgramModel
+from dspex_ray.routing.rules import direct
 from dspex_ray.routing.store import Target as Assigned
 from dspex_ray.routing.store import list_assignments
-
-_DIRECT = AssignmentId(UUID(int=0))
 
 
 async def find_version(
@@ -52,8 +51,8 @@ async def version_target(
     model: str | None,
     now: datetime,
 ) -> Target:
-    """`model` answers every call instead of the assigned ones. Raises Conflict when no model that
-    could answer is available."""
+    """`model` answers every call instead of pinned and assigned ones. Raises Conflict when no model
+    that could answer is available."""
     target = await artifact_target(conn, program, version.artifact, model=model, now=now)
     return target.model_copy(update={"version_id": version.id, "version": version.number})
 
@@ -62,13 +61,16 @@ async def artifact_target(
     conn: Read | Write, program: Program, artifact: Artifact, *, model: str | None, now: datetime
 ) -> Target:
     """As `version_target`, for an artifact that is no version (yet) of this program."""
+    pins: list[ProgramModel] = []
     if model is not None:
         found = await get_model(conn, program.project_id, model, now)
-        assignments, models = [_direct(found, now)], [found]
+        assignments, models = [direct(found, now)], [found]
     else:
         of = Assigned(program.id, None)
         assignments = await list_assignments(conn, program.project_id, of)
-        ids = dict.fromkeys(row.model_id for row in assignments)
+        named = await _pinned(conn, program.project_id, artifact, now)
+        pins = [direct(one, now, predictor or None) for predictor, one in named.items()]
+        ids = dict.fromkeys(row.model_id for row in (*pins, *assignments))
         read = [await find_model_by_id(conn, identifier, now) for identifier in ids]
         models = [one for one in read if one is not None]
     _require_available(program, models)
@@ -77,6 +79,7 @@ async def artifact_target(
         artifact=artifact_payload(artifact),
         hash=artifact_hash(artifact),
         assignments=tuple(assignments),
+        pins=tuple(pins),
         models=tuple(pinned(one) for one in models),
     )
 
@@ -105,6 +108,17 @@ async def pinned_models(
     return tuple(pinned(model) for model in found)
 
 
+async def _pinned(
+    conn: Read | Write, project_id: ProjectId, artifact: Artifact, now: datetime
+) -> dict[str, Model]:
+    """By predictor; those that are gone are left out, as they are when the version is served."""
+    found: dict[str, Model] = {}
+    for predictor, name in artifact.models.items():
+        with suppress(NotFound):
+            found[predictor] = await get_model(conn, project_id, name, now)
+    return found
+
+
 def _require_available(program: Program, models: list[Model]) -> None:
     if not models:
         raise Conflict(
@@ -113,15 +127,3 @@ def _require_available(program: Program, models: list[Model]) -> None:
     if all(model.status is not ModelStatus.AVAILABLE for model in models):
         states = ", ".join(f"{model.name} is {model.status}" for model in models)
         raise Conflict(f"no model of program {program.name!r} is available: {states}")
-
-
-def _direct(model: Model, now: datetime) -> ProgramModel:
-    """The sole candidate, under no assignment's row."""
-    return ProgramModel(
-        id=_DIRECT,
-        project_id=model.project_id,
-        model_id=model.id,
-        model_name=model.name,
-        created_at=now,
-        updated_at=now,
-    )

@@ -16,6 +16,7 @@ from dspex_ray.evaluation.model import MetricSpec
 from dspex_ray.models.model import Model
 from dspex_ray.programs.model import Program
 from dspex_ray.routing.model import ProgramModel, RoutingStrategy
+from dspex_ray.routing.rules import under_pins
 from dspex_ray.traces.model import Source
 
 # What of a registered model its answers depend on; a health check or a price changes none.
@@ -46,7 +47,7 @@ class Target(Noun):
     """A program version, or an artifact that is none yet, and the models that answer its calls.
 
     `hash` is the artifact's. `assignments` are the program's, or the one of a model that was
-    asked for instead.
+    asked for instead; `pins` those of the models that the artifact names, none in that case.
     """
 
     program: Program
@@ -55,7 +56,13 @@ class Target(Noun):
     artifact: dict[str, Any]
     hash: str
     assignments: tuple[ProgramModel, ...]
+    pins: tuple[ProgramModel, ...] = ()
     models: tuple[PinnedModel, ...]
+
+    @property
+    def routes(self) -> tuple[ProgramModel, ...]:
+        """The assignments by which its calls are routed: those of the program under the pins."""
+        return tuple(under_pins(self.pins, self.assignments))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -75,7 +82,7 @@ class Target(Noun):
             for own in self._temperatures()
             for temperature in (defaults if own is None else {own})
         }
-        drawn = RoutingStrategy.LOAD_BALANCED in {row.routing_strategy for row in self.assignments}
+        drawn = RoutingStrategy.LOAD_BALANCED in {row.routing_strategy for row in self.routes}
         return drawn or temperatures != {0}
 
     def _temperatures(self) -> list[float | None]:
@@ -99,7 +106,7 @@ class Target(Noun):
                 row.conditions.model_dump(mode="json"),
                 fingerprints[row.model_id],
             ]
-            for row in self.assignments
+            for row in self.routes
         ]
         return content_hash([self.hash, routes])
 

@@ -45,6 +45,7 @@ from pydantic import SecretStr
 
 from dspex_ray.core.errors import Invalid
 from dspex_ray.core.masking import MASK
+from dspex_ray.models.hosting import hosting_options
 from dspex_ray.models.model import Model, Provider
 
 StreamEvent = Any  # one of dspy.lm15's Stream*Event classes
@@ -261,7 +262,9 @@ class ModelEngine:
 
 def read_options(provider: Provider, config: dict[str, Any]) -> ProviderOptions:
     """`Model.config`, read; raises Invalid naming the key that is unknown or wrong."""
-    _known(config, frozenset({"compat", "defaults", "headers"}), "config")
+    hosted = {"hosting"} if provider is Provider.LOCAL else set()
+    _known(config, frozenset({"compat", "defaults", "headers"} | hosted), "config")
+    hosting_options(config)
     return ProviderOptions(
         compat=_compat(provider, config.get("compat")),
         headers=tuple(_headers(_mapping(config.get("headers"), "config.headers"))),

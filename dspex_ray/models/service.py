@@ -20,7 +20,7 @@ from dspex_ray.core.errors import (
     Stale,
     Unavailable,
 )
-from dspex_ray.core.ids import ModelId, NewId, new_id
+from dspex_ray.core.ids import ModelId, NewId, ProjectId, new_id
 from dspex_ray.core.page import Page
 from dspex_ray.db.audit import audit
 from dspex_ray.db.configuration import bump
@@ -55,6 +55,8 @@ _PASSING_FOR = timedelta(hours=24)
 _BRING_UP_S = 45.0
 
 Checker = Callable[[Model, SecretStr | None], Awaitable[HealthCheck]]
+# The program versions that name a model; programs are a room above this one.
+PinnedBy = Callable[[Write, ProjectId, str], Awaitable[list[str]]]
 
 
 class ModelService:
@@ -69,6 +71,7 @@ class ModelService:
         *,
         allow_private_base_urls: bool,
         error_cooldown_s: float,
+        pinned_by: PinnedBy,
         check_weights: Callable[[str], None] = lambda model_name: None,
         ids: NewId = new_id,
     ) -> None:
@@ -78,6 +81,7 @@ class ModelService:
         self._checker = checker
         self._allow_private = allow_private_base_urls
         self._cooldown_s = error_cooldown_s
+        self._pinned_by = pinned_by
         self._check_weights = check_weights
         self._ids = ids
 
@@ -225,12 +229,19 @@ class ModelService:
         return key, key.env
 
     async def delete(self, actor: Actor, name: str) -> None:
-        """Raises Conflict while the model is assigned."""
+        """Raises Conflict while the model is assigned, or a version in use pins it."""
         now = self._clock.now()
         try:
             async with self._database.write() as conn:
                 before = await store.get_model(conn, actor.project_id, name, now)
                 await store.delete_model(conn, before)
+                # After it, so that a version that was being made with this model is seen.
+                pinning = await self._pinned_by(conn, actor.project_id, name)
+                if pinning:
+                    raise Conflict(
+                        f"model {name!r} is pinned by {', '.join(pinning[:10])}: add a version "
+                        "without it, move labels and splits to that, or deprecate the model"
+                    )
                 await audit(conn, actor, "model.delete", "model", name, now=now, before=before)
                 await bump(conn)
         except IntegrityError as error:

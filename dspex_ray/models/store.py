@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -238,6 +239,16 @@ async def delete_model(conn: Write, model: Model) -> None:
     await conn.execute(
         delete(models).where(models.c.id == model.id, models.c.project_id == model.project_id)
     )
+
+
+async def hold_names(conn: Write, project_id: ProjectId, names: Collection[str]) -> set[str]:
+    """Those of the names that are registered; none is deleted until the transaction ends."""
+    rows = await conn.execute(
+        select(models.c.name)
+        .where(models.c.project_id == project_id, models.c.name.in_(names))
+        .with_for_update(read=True, key_share=True)
+    )
+    return {row.name for row in rows}
 
 
 async def list_prices(conn: Read, model_id: ModelId) -> list[PriceRevision]:

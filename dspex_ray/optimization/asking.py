@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from dspex_ray.core.actor import Actor
 from dspex_ray.core.canonical import canonical_json
-from dspex_ray.core.errors import Conflict
+from dspex_ray.core.errors import Conflict, Invalid
 from dspex_ray.core.ids import OptimizationId
 from dspex_ray.datasets.model import Dataset, DatasetVersion, Example
 from dspex_ray.datasets.rules import split_fingerprint
@@ -24,13 +24,17 @@ from dspex_ray.evaluation.rules import check_examples, check_metrics
 from dspex_ray.evaluation.targets import artifact_target, find_dataset_version, find_version
 from dspex_ray.models.model import Model
 from dspex_ray.models.store import find_model_by_id, get_model
+from dspex_ray.models.tokenizers import estimate_call_cost
 from dspex_ray.optimization.estimate import Sizes, call_size, estimate
+from dspex_ray.optimization.figures import check_names, check_priced
 from dspex_ray.optimization.model import Problem
 from dspex_ray.optimization.registry import Registry
+from dspex_ray.optimization.remeasure import calls_kept, versions_planned
 from dspex_ray.optimization.rules import OptimizerParameters, check_problem
 from dspex_ray.optimization.run_rules import parts_by_name
 from dspex_ray.optimization.runs import (
     DEV,
+    TEST,
     TRAIN,
     NewOptimization,
     OptimizationRun,
@@ -59,7 +63,7 @@ class Asked(NamedTuple):
     parts: dict[str, tuple[int, ...]]
     optimizer: str
     parameters: OptimizerParameters
-    metric: Metric
+    metrics: list[Metric]
     shown: list[Example]
     models: list[Model]
 
@@ -70,6 +74,19 @@ class Asked(NamedTuple):
             for part, positions in self.parts.items()
             for position in positions
         ]
+
+    @property
+    def calls_a_run(self) -> int:
+        """LM calls of one run of the program and its judging, about."""
+        judging = sum(len(metric.models) for metric in self.metrics)
+        return len(predictor_names(self.base.artifact)) + judging
+
+    @property
+    def held_out_calls(self) -> int:
+        """LM calls kept for the test examples. Raises Invalid when they leave none."""
+        planned = versions_planned(self.new.register_best, self.parameters.model_dump())
+        test = len(self.parts.get(TEST, ()))
+        return calls_kept(planned, test, self.calls_a_run, self.new.budget)
 
 
 async def find_asked(
@@ -84,21 +101,27 @@ async def find_asked(
     """Raises Invalid, NotFound or Conflict for what could not be run, naming field and rule."""
     parameters = known.parameters(new.optimizer, new.parameters)
     optimizer = known.get(new.optimizer)
-    metric = await asyncio.to_thread(resolve_metric, new.metric, allowed_packages=allowed_packages)
+    specs = (new.metric, *new.metrics)
+    metrics = await asyncio.to_thread(
+        lambda: [resolve_metric(spec, allowed_packages=allowed_packages) for spec in specs]
+    )
     project = actor.project_id
     dataset, data = await find_dataset_version(conn, project, new.dataset)
     digests = await hashes(conn, data.id)
     parts = parts_by_name(digests, new.examples)
     program, base = await find_version(conn, project, new.program)
-    check_metrics((new.metric,), base.artifact.signature)
-    check_examples((new.metric,), base.artifact.signature, data)
+    check_metrics(specs, base.artifact.signature)
+    check_examples(specs, base.artifact.signature, data)
     target = await artifact_target(conn, program, base.artifact, model=new.model, now=now)
     shown = await examples_at(conn, data.id, parts[TRAIN][:_SAMPLED])
     check_problem(optimizer.name, optimizer.needs, _stand_in(base.artifact, shown, parts, new))
     found = [await find_model_by_id(conn, model.id, now) for model in target.models]
     models = [model for model in found if model is not None]
-    for name in (*metric.models, *([] if new.prompt_model is None else [new.prompt_model])):
+    asked_by_name = [name for metric in metrics for name in metric.models]
+    asked_by_name += _models_to_choose_from(parameters, new)
+    for name in (*asked_by_name, *([] if new.prompt_model is None else [new.prompt_model])):
         models.append(await get_model(conn, project, name, now))
+    _check_figures(parameters, metrics, models)
     return Asked(
         new=new,
         program=program,
@@ -109,10 +132,35 @@ async def find_asked(
         parts=parts,
         optimizer=optimizer.name,
         parameters=parameters,
-        metric=metric,
+        metrics=metrics,
         shown=shown,
         models=models,
     )
+
+
+def _check_figures(
+    parameters: OptimizerParameters, metrics: Sequence[Metric], models: Sequence[Model]
+) -> None:
+    """Raises Invalid for objectives and limits that could not be measured."""
+    objectives = getattr(parameters, "objectives", None)
+    if objectives is None:
+        return
+    limits = getattr(parameters, "limits", ())
+    check_names(objectives, limits, [metric.name for metric in metrics[1:]])
+    unpriced = [m.name for m in models if estimate_call_cost(1, 1, m.price) is None]
+    check_priced(objectives, limits, unpriced)
+
+
+def _models_to_choose_from(parameters: OptimizerParameters, new: NewOptimization) -> list[str]:
+    """Raises Invalid when the run has a model of its own, which would answer in place of each."""
+    names = list(getattr(parameters, "models", ()))
+    if names and new.model is not None:
+        raise Invalid(
+            f"`model` ({new.model}) would answer for every model of `parameters.models`",
+            field="model",
+            rule="model or parameters.models",
+        )
+    return names
 
 
 def estimated(asked: Asked, settings: OptimizationSettings) -> RunEstimate:
@@ -122,7 +170,8 @@ def estimated(asked: Asked, settings: OptimizationSettings) -> RunEstimate:
         train=len(asked.parts[TRAIN]),
         dev=len(asked.parts[DEV]),
         prompts=asked.new.prompt_model is not None,
-        metric_calls=len(asked.metric.models),
+        metric_calls=sum(len(metric.models) for metric in asked.metrics),
+        held_out_calls=asked.held_out_calls,
     )
     artifact, shown = asked.base.artifact, asked.shown
     prompt, answer = call_size(
@@ -178,6 +227,8 @@ def run_of(
         dataset_version=asked.data.number,
         train_examples=len(asked.parts[TRAIN]),
         dev_examples=len(asked.parts[DEV]),
+        test_examples=len(asked.parts.get(TEST, ())),
+        held_out_calls=asked.held_out_calls,
         fingerprint=split_fingerprint(asked.hashes, asked.parts),
         optimizer=asked.optimizer,
         parameters=asked.parameters.model_dump(mode="json"),

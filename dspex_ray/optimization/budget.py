@@ -67,7 +67,7 @@ class Reservation:
     """Room for one call. Settle it once with what the call came to; it counts as made already."""
 
     estimate: Amount
-    _ledger: Ledger
+    ledger: Ledger
     _open: bool = field(default=True, init=False)
 
     def settle(self, actual: Amount) -> None:
@@ -75,7 +75,7 @@ class Reservation:
         the difference: estimates are to be upper bounds."""
         if self._open:
             self._open = False
-            self._ledger._settle(self.estimate, actual)
+            self.ledger._settle(self.estimate, actual)
 
 
 class Ledger:

@@ -20,7 +20,7 @@ from dspex_ray.programs.model import (
     ModuleType,
 )
 from dspex_ray.programs.paths import target_of
-from dspex_ray.programs.rules import outputs_of, predictor_names
+from dspex_ray.programs.rules import outputs_of, predictor_names, with_modules
 from dspex_ray.programs.types import Misfit, coerce
 
 Demo = dict[str, Any]
@@ -81,13 +81,9 @@ def with_module_type(artifact: Artifact, kind: ModuleType) -> Artifact:
     """
     if isinstance(artifact, ImportArtifact):
         return artifact
-    return artifact.model_copy(
-        update={
-            "modules": {
-                name: _retyped(artifact, name, module, kind)
-                for name, module in artifact.modules.items()
-            }
-        }
+    modules = artifact.modules.items()
+    return with_modules(
+        artifact, {name: _retyped(artifact, name, module, kind) for name, module in modules}
     )
 
 

@@ -3,6 +3,7 @@ found. Each is one transaction, and none is of an attempt that another has follo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +17,7 @@ from dspex_ray.db.move import move
 from dspex_ray.db.tables import optimization_runs as table
 from dspex_ray.optimization import store
 from dspex_ray.optimization.model import Outcome, Problem
-from dspex_ray.optimization.run_rules import chosen, label_of
+from dspex_ray.optimization.run_rules import chosen, label_of, with_versions
 from dspex_ray.optimization.runs import RUN_MACHINE, OptimizationRun, RunStatus, RunVersion
 from dspex_ray.programs.service import ProgramService
 
@@ -74,12 +75,13 @@ class RunEndings:
         if outcome is None:
             return await self._now(run)
         versions = await self._versions(run, problem, outcome)
+        numbers = {run.artifact_hash: run.version} | {one.hash: one.version for one in versions}
         now = self._clock.now()
         async with self._database.write() as conn:
             if not await self._mine(conn, run):
                 return await store.get_run(conn, run.project_id, run.id)
             status = (await store.get_run(conn, run.project_id, run.id)).status
-            values: dict[str, Any] = {"outcome": _outcome(outcome)}
+            values: dict[str, Any] = {"outcome": _outcome(outcome, numbers)}
             if status is RunStatus.RUNNING:
                 said = {"score": outcome.score, "versions": [one.version for one in versions]}
                 await self._move(conn, run, "complete", said)
@@ -139,7 +141,10 @@ class RunEndings:
             return await store.get_run(conn, run.project_id, run.id)
 
 
-def _outcome(outcome: Outcome) -> dict[str, Any]:
+def _outcome(outcome: Outcome, numbers: Mapping[str, int]) -> dict[str, Any]:
+    """As it is stored, its programs by version `numbers` too, which are by hash."""
+    outcome = with_versions(outcome, numbers)
+    front, held_out = outcome.front, outcome.held_out
     return {
         "stopped_because": outcome.stopped_because.value,
         "detail": outcome.detail,
@@ -147,4 +152,7 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "program_runs": outcome.program_runs,
         "failed_runs": outcome.failed_runs,
         "facts": outcome.facts,
+        "held_out": None if held_out is None else held_out.model_dump(mode="json"),
+        "front": None if front is None else front.model_dump(mode="json"),
+        "front_points": 0 if front is None else len(front.points),
     }

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dspex_ray.models.model import Model
 from dspex_ray.models.tokenizers import estimate_call_cost, estimated_tokens
 from dspex_ray.optimization.model import Budget
-from dspex_ray.optimization.race import plan_race
+from dspex_ray.optimization.race import Pace, plan_race
 from dspex_ray.optimization.runs import RunEstimate
 
 _OVERHEAD_TOKENS = 100  #: of an adapter's instructions around the fields
@@ -24,13 +24,15 @@ _DSPY_TRIALS = {"light": (6, 100), "medium": (12, 300), "heavy": (18, 1000)}  #:
 
 class Sizes(NamedTuple):
     """Of a problem: predictors of the program, examples. `prompts`: whether a prompt model is
-    given. `metric_calls`: LM calls of the metric for each program run."""
+    given. `metric_calls`: LM calls of the metric for each program run. `held_out_calls`: for what
+    is measured once the search is over."""
 
     predictors: int
     train: int
     dev: int
     prompts: bool
     metric_calls: int = 0
+    held_out_calls: int = 0
 
     @property
     def compared(self) -> int:
@@ -63,11 +65,13 @@ def estimate(
         calls, basis = budget.lm_calls, "the budget of calls" if budget.lm_calls else "unknown"
     else:
         runs, prompts = work(parameters, sizes)
-        calls = runs * (sizes.predictors + sizes.metric_calls) + prompts
+        calls = runs * (sizes.predictors + sizes.metric_calls) + prompts + sizes.held_out_calls
         basis = (
             f"at most {runs} program runs of {sizes.predictors} calls and {prompts} calls that "
             "write instructions"
         )
+        if sizes.held_out_calls:
+            basis += f", and {sizes.held_out_calls} calls on test examples"
         if budget.lm_calls is not None and budget.lm_calls < calls:
             calls, basis = budget.lm_calls, f"the budget of calls; without it, {basis}"
     tokens = None if calls is None else calls * (tokens_per_call + answer_tokens)
@@ -154,7 +158,8 @@ def _gepa(p: Mapping[str, Any], s: Sizes) -> _Work:
 
 def _racing(p: Mapping[str, Any], s: Sizes) -> _Work:
     prompts = p["proposed_instructions"] if s.prompts else 0
-    return _Work(_raced(p["num_candidates"], s.compared), prompts)
+    pace = Pace(p["first_share"], p["keep_start"])
+    return _Work(_raced(p["num_candidates"], s.compared, pace), prompts)
 
 
 def _advanced(p: Mapping[str, Any], s: Sizes) -> _Work:
@@ -162,12 +167,30 @@ def _advanced(p: Mapping[str, Any], s: Sizes) -> _Work:
     return _Work(hard + p["measured_runs"] + p["probes"] * 8 + _raced(7, s.compared))
 
 
-def _raced(candidates: int, examples: int) -> int:
+def _multi_objective(p: Mapping[str, Any], s: Sizes) -> _Work:
+    """Without what is dropped early: that nobody knows before."""
+    made = p["population_size"] * p["iterations"]
+    runs = (1 + made) * min(p["examples"], s.compared) + s.compared
+    return _Work(runs, prompts=p["proposed_instructions"] + made if s.prompts else 0)
+
+
+def _bayesian(p: Mapping[str, Any], s: Sizes) -> _Work:
+    tried = p["num_initial_samples"] + p["max_iterations"]
+    return _Work(tried * s.compared, prompts=p["proposed_instructions"] if s.prompts else 0)
+
+
+def _enhanced_simba(p: Mapping[str, Any], s: Sizes) -> _Work:
+    then = _simba(p, s)
+    tried = max(1, p["num_variable_candidates"] * p["rounds"])
+    return then._replace(runs=then.runs + tried * s.compared)
+
+
+def _raced(candidates: int, examples: int, pace: Pace = Pace()) -> int:
     if not examples:
         return 0
     racers: Any = [_Racer(str(number)) for number in range(candidates)]  # a plan wants their names
     places: Any = range(examples)  # and how many examples there are
-    return plan_race(racers, places).most_scores
+    return plan_race(racers, places, pace).most_scores
 
 
 _WORK: dict[str, Callable[[Mapping[str, Any], Sizes], _Work]] = {
@@ -181,4 +204,7 @@ _WORK: dict[str, Callable[[Mapping[str, Any], Sizes], _Work]] = {
     "GEPA": _gepa,
     "DspexSearch": _racing,
     "AdvancedBootstrap": _advanced,
+    "BayesianOptimizer": _bayesian,
+    "EnhancedSIMBA": _enhanced_simba,
+    "MultiObjective": _multi_objective,
 }

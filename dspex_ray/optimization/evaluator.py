@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from dspex_ray.optimization.budget import (
 )
 from dspex_ray.optimization.model import Metric, Problem, Score
 from dspex_ray.optimization.rules import checked_score, metric_failed
+from dspex_ray.optimization.tally import TALLY, Figures, Tally
 from dspex_ray.programs.artifacts import artifact_hash
 from dspex_ray.programs.model import Artifact
 from dspex_ray.programs.runtime import LoadedProgram, load_program, run_program
@@ -55,9 +56,18 @@ def raise_first(found: Sequence[list[Score] | BaseException]) -> list[list[Score
 class LocalEvaluator:
     """In this process: programs with an async path on its event loop, others in threads."""
 
-    def __init__(self, problem: Problem, lm: Any, threads: Executor | None = None) -> None:
-        """`lm` is to be metered already."""
-        self._lm, self._problem = lm, problem
+    def __init__(
+        self,
+        problem: Problem,
+        lm: Any,
+        threads: Executor | None = None,
+        *,
+        lm_of: Callable[[Artifact], Any] | None = None,
+    ) -> None:
+        """`lm` is to be metered already; `lm_of` gives another one to candidates that name their
+        own models."""
+        self._lm_of = lm_of or (lambda artifact: lm)
+        self._problem = problem
         at_once = problem.limits.threads
         self._threads = threads or ThreadPoolExecutor(at_once, "dspex-evaluate")
         self._at_once = asyncio.Semaphore(at_once)
@@ -65,39 +75,12 @@ class LocalEvaluator:
 
     async def evaluate(self, artifact: Artifact, examples: Sequence[Example]) -> list[Score]:
         program = await self._program(artifact)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._one(program, example)) for example in examples]
-        except BaseExceptionGroup as failures:
-            stop = halted(failures)
-            if stop is None:
-                raise
-        else:
-            found = [task.result() for task in tasks]
-            stop = next((score for score in found if isinstance(score, RunHalted)), None)
-            if stop is None:
-                return [score for score in found if isinstance(score, Score)]
-        raise stop  # out here, to be itself and not gain the group as its context
+        return await all_scores([self._one(program, example) for example in examples])
 
-    async def _one(self, program: LoadedProgram, example: Example) -> Score | RunHalted:
-        """A refused call is told, not raised: it would cancel calls that are paid for already."""
+    async def _one(self, program: LoadedProgram, example: Example) -> Score:
         async with self._at_once:
-            inputs = {
-                field.name: example.values[field.name]
-                for field in program.signature.inputs
-                if field.name in example.values
-            }
-            try:
-                outputs = await run_program(program, inputs, lm=self._lm, threads=self._threads)
-            except (BudgetExhausted, RunCancelled) as halt:
-                return halt
-            except DspexRayError as error:
-                return Score(0.0, {}, error.code)
-            except Exception as error:  # the program's own mistake
-                return Score(0.0, {}, type(error).__name__)
-            return await judged(
-                self._problem.metric, self._problem.metric_context, example, outputs
-            )
+            lm = self._lm_of(program.artifact)
+            return await run_scored(program, self._problem, example, lm, self._threads)
 
     async def _program(self, artifact: Artifact) -> LoadedProgram:
         key = artifact_hash(artifact)
@@ -110,6 +93,69 @@ class LocalEvaluator:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(key)
         return self._loaded[key]
+
+
+async def all_scores(runs: Sequence[Coroutine[Any, Any, Score]]) -> list[Score]:
+    """In order, once all have ended. A refused call ends no other: those are paid for already. A
+    problem that is at fault ends them all."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_or_halt(run)) for run in runs]
+    except BaseExceptionGroup as failures:
+        stop = halted(failures)
+        if stop is None:
+            raise
+    else:
+        found = [task.result() for task in tasks]
+        stop = next((score for score in found if isinstance(score, RunHalted)), None)
+        if stop is None:
+            return [score for score in found if isinstance(score, Score)]
+    raise stop  # out here, to be itself and not gain the group as its context
+
+
+async def run_scored(
+    program: LoadedProgram, problem: Problem, example: Example, lm: Any, threads: Executor
+) -> Score:
+    """One run, and what the problem's metrics say of it. A run that fails scores 0 and carries its
+    error; raises RunHalted."""
+    fields = (field.name for field in program.signature.inputs)
+    inputs = {name: example.values[name] for name in fields if name in example.values}
+    tally = Tally()
+    try:
+        outputs = await run_program(
+            program, inputs, lm=lm, threads=threads, settings={TALLY: tally}
+        )
+    except DspexRayError as error:
+        return failed_score(problem, error.code, tally.figures())
+    except Exception as error:  # the program's own mistake
+        return failed_score(problem, type(error).__name__, tally.figures())
+    return await _scored(problem, example, outputs, tally.figures())
+
+
+def failed_score(problem: Problem, code: str, figures: Figures) -> Score:
+    """Of a run that gave no outputs."""
+    others = {metric.name: 0.0 for metric in problem.others}
+    return Score(0.0, {}, code, *figures, others)
+
+
+async def _or_halt(run: Coroutine[Any, Any, Score]) -> Score | RunHalted:
+    try:
+        return await run
+    except (BudgetExhausted, RunCancelled) as halt:
+        return halt
+
+
+async def _scored(
+    problem: Problem, example: Example, outputs: dict[str, Any], figures: Figures
+) -> Score:
+    """Errors as `judged`. The error is the first metric's."""
+    context = problem.metric_context
+    found = await judged(problem.metric, context, example, outputs)
+    others = {
+        metric.name: (await judged(metric, context, example, outputs)).value
+        for metric in problem.others
+    }
+    return Score(found.value, found.outputs, found.error, *figures, others)
 
 
 async def judged(metric: Metric, context: Any, example: Example, outputs: dict[str, Any]) -> Score:

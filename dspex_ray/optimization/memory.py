@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Lock
@@ -20,10 +20,10 @@ from dspex_ray.db.engine import Database
 from dspex_ray.evaluation.batches import Batches
 from dspex_ray.jobs.retry import is_infrastructure
 from dspex_ray.optimization import store
-from dspex_ray.optimization.budget import RunCancelled
-from dspex_ray.optimization.metering import Meter
+from dspex_ray.optimization.budget import Amount, RunCancelled
 from dspex_ray.optimization.runs import OptimizationRun
 from dspex_ray.optimization.store import Answer
+from dspex_ray.optimization.tally import Called, called
 from dspex_ray.routing.recall import exact_content
 from dspex_ray.routing.scope import RequestScope, find_scope, request_scope
 from dspex_ray.routing.sink import Sink
@@ -42,7 +42,7 @@ class Asked(NamedTuple):
 class Answers(Protocol):
     """Where answers are kept."""
 
-    async def find(self, asked: Asked) -> Mapping[str, Any] | None: ...
+    async def find(self, asked: Asked) -> Answer | None: ...
 
     async def keep(self, answer: Answer) -> None:
         """Returns once it is safe."""
@@ -62,7 +62,7 @@ class PostgresAnswers:
         self._database, self._clock, self._run = database, clock, run
         self._writing = Batches(self._write)
 
-    async def find(self, asked: Asked) -> Mapping[str, Any] | None:
+    async def find(self, asked: Asked) -> Answer | None:
         if self._run.attempt <= 1:  # nothing can be there yet
             return None
         while True:
@@ -129,7 +129,9 @@ class Calls:
 
     def asked(self, lm: str, request: Any) -> Asked:
         """Every request of the run gets a number among its equals."""
-        digest = content_hash({"lm": lm, "request": exact_content(request)})
+        return self.counted(content_hash({"lm": lm, "request": exact_content(request)}))
+
+    def counted(self, digest: str) -> Asked:
         with self._lock:
             nth = self._nth[digest]
             self._nth[digest] += 1
@@ -180,28 +182,45 @@ class Calls:
             raise
 
 
-def remembered(lm: Any, name: str, calls: Calls, meter: Meter) -> Any:
-    """A copy of the `dspy.LM` that asks a model only what the run has not been answered yet.
+def remembered(lm: Any, name: str, calls: Calls) -> Any:
+    """A copy of the metered `dspy.LM` that asks a model only what the run has no answer to yet.
 
     `name` tells the run's LMs apart: equal requests to two of them are two.
     """
-    engine = AsyncRemembering(lm._async_engine_spec, name, calls, meter)
-    return lm.copy(engine=Remembering(lm.engine, name, calls, meter), async_engine=engine)
+    engine = AsyncRemembering(lm._async_engine_spec, name, calls)
+    return lm.copy(engine=Remembering(lm.engine, name, calls), async_engine=engine)
+
+
+Vectors = list[list[float]]
+
+
+async def remembered_vectors(
+    name: str,
+    texts: Sequence[str],
+    calls: Calls,
+    embed: Callable[[], Awaitable[tuple[Vectors, Amount]]],
+) -> Vectors:
+    """Embeddings of the texts, made (and paid for) only when the run does not have them yet."""
+    asked = calls.counted(content_hash({"lm": name, "texts": list(texts)}))
+    found = await calls.answers.find(asked)
+    if found is not None:
+        vectors: Vectors = found.answer["vectors"]
+        return vectors
+    began = calls.clock.monotonic()
+    paid: tuple[Vectors, Amount] = await calls.under_way(embed())
+    made, amount = paid
+    took_ms = (calls.clock.monotonic() - began) * 1000
+    kept = {"vectors": made}
+    answer = Answer(asked.digest, asked.nth, kept, amount.tokens, amount.usd, took_ms)
+    await calls.answers.keep(answer)
+    return made
 
 
 class _Engine:
-    def __init__(self, engine: Any, name: str, calls: Calls, meter: Meter) -> None:
-        self._engine, self._name, self._calls, self._meter = engine, name, calls, meter
+    def __init__(self, engine: Any, name: str, calls: Calls) -> None:
+        self._engine, self._name, self._calls = engine, name, calls
         self.supports_response_schema = getattr(engine, "supports_response_schema", False)
         self.supported_params: frozenset[str] = getattr(engine, "supported_params", frozenset())
-
-    def _answer(self, asked: Asked, request: Any, response: Any) -> Answer | None:
-        """None for what JSON cannot hold: that is paid for again."""
-        amount = self._meter.actual(request, response.model or request.model, response.usage)
-        packed = _packed(response)
-        if packed is None:
-            return None
-        return Answer(asked.digest, asked.nth, packed, amount.tokens, amount.usd)
 
 
 class AsyncRemembering(_Engine):
@@ -209,14 +228,15 @@ class AsyncRemembering(_Engine):
 
     async def complete(self, request: Any) -> Any:
         asked = self._calls.asked(self._name, request)
-        found = await self._calls.answers.find(asked)
-        if found is not None:
-            return _unpacked(found)
-        with self._calls.scope():
-            response = await self._calls.under_way(self._engine.complete(request))
-        answer = self._answer(asked, request, response)
-        if answer is not None:
-            await self._calls.answers.keep(answer)
+        with called() as call:
+            found = await self._calls.answers.find(asked)
+            if found is not None:
+                return _recalled(found, call)
+            with self._calls.scope():
+                response = await self._calls.under_way(self._engine.complete(request))
+            answer = _answer(asked, response, call)
+            if answer is not None:
+                await self._calls.answers.keep(answer)
         return response
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
@@ -236,14 +256,15 @@ class Remembering(_Engine):
 
     def complete(self, request: Any) -> Any:
         asked = self._calls.asked(self._name, request)
-        found = self._on_loop(lambda: self._calls.answers.find(asked))
-        if found is not None:
-            return _unpacked(found)
-        with self._calls.scope():
-            response = self._engine.complete(request)
-        answer = self._answer(asked, request, response)
-        if answer is not None:
-            self._on_loop(lambda: self._calls.answers.keep(answer))
+        with called() as call:
+            found = self._on_loop(lambda: self._calls.answers.find(asked))
+            if found is not None:
+                return _recalled(found, call)
+            with self._calls.scope():
+                response = self._engine.complete(request)
+            answer = _answer(asked, response, call)
+            if answer is not None:
+                self._on_loop(lambda: self._calls.answers.keep(answer))
         return response
 
     def stream(self, request: Any) -> Iterator[Any]:
@@ -257,6 +278,21 @@ class Remembering(_Engine):
 
     def _on_loop(self, make: Callable[[], Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(make(), self._calls.loop).result()
+
+
+def _recalled(found: Answer, call: Called) -> Any:
+    """With what it came to when it was paid for."""
+    call.amount, call.latency_ms = Amount(found.tokens, found.usd), found.latency_ms
+    return _unpacked(found.answer)
+
+
+def _answer(asked: Asked, response: Any, call: Called) -> Answer | None:
+    """None for what JSON cannot hold: that is paid for again."""
+    packed = _packed(response)
+    if packed is None:
+        return None
+    tokens, usd = call.amount or Amount(0, None)
+    return Answer(asked.digest, asked.nth, packed, tokens, usd, call.latency_ms)
 
 
 def _packed(response: Any) -> dict[str, Any] | None:

@@ -1,4 +1,9 @@
-"""A DSPy engine that asks the ledger before each call and tells it what the call came to."""
+"""A DSPy engine that asks the ledger before each call and tells it what the call came to.
+
+An attempt of the router's after a call's first is charged as a call of its own, when it is made. Of
+a whole answer the tally of the run hears too; a program that reads its own stream is charged once,
+and not measured.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +13,19 @@ from typing import Any, Protocol
 
 from dspy import lm15
 
+from dspex_ray.core.clock import Clock, SystemClock
 from dspex_ray.core.errors import Denied, DspexRayError, Invalid, RateLimited
-from dspex_ray.models.model import Model
+from dspex_ray.models.failure import Failure
+from dspex_ray.models.model import ErrorClass, Model
 from dspex_ray.models.rules import cost_of
 from dspex_ray.models.tokenizers import count_tokens, estimate_call_cost, estimated_tokens
 from dspex_ray.optimization.budget import NOTHING, Amount, Ledger, Reservation
+from dspex_ray.optimization.tally import Called, called
+from dspex_ray.routing.scope import attempts_gated
 
 ANSWER_TOKENS = 4096  #: what an answer is taken to be at most when nobody limits it
 _MESSAGE_TOKENS = 8  #: what a chat template adds a message
+_CLOCK = SystemClock()
 
 # Refused before a model read the prompt: nobody is charged for these.
 _UNBILLED = (
@@ -28,6 +38,17 @@ _UNBILLED = (
     Denied,
     Invalid,
     RateLimited,
+)
+_REFUSED = frozenset(
+    {
+        ErrorClass.AUTH,
+        ErrorClass.BILLING,
+        ErrorClass.RATE_LIMIT,
+        ErrorClass.INVALID_REQUEST,
+        ErrorClass.CONTEXT_LENGTH,
+        ErrorClass.UNSUPPORTED,
+        ErrorClass.CONFIGURATION,
+    }
 )
 
 
@@ -111,10 +132,12 @@ class MeteredEngine:
         self.supported_params: frozenset[str] = getattr(engine, "supported_params", frozenset())
 
     def complete(self, request: Any) -> Any:
-        held = self._ledger.reserve(self._meter.estimate(request))
-        with _Settling(held, self._meter, request) as call:
-            response = self._engine.complete(request)
-            call.answered(response.model, response.usage)
+        with called() as measured:
+            held = self._ledger.reserve(self._meter.estimate(request))
+            call = _Settling(held, self._meter, request, measured)
+            with call, attempts_gated(call.again):
+                response = self._engine.complete(request)
+                call.answered(response.model, response.usage)
         return response
 
     def stream(self, request: Any) -> Iterator[Any]:
@@ -141,10 +164,12 @@ class AsyncMeteredEngine:
         self.supported_params: frozenset[str] = getattr(engine, "supported_params", frozenset())
 
     async def complete(self, request: Any) -> Any:
-        held = await self._ledger.areserve(self._meter.estimate(request))
-        with _Settling(held, self._meter, request) as call:
-            response = await self._engine.complete(request)
-            call.answered(response.model, response.usage)
+        with called() as measured:
+            held = await self._ledger.areserve(self._meter.estimate(request))
+            call = _Settling(held, self._meter, request, measured)
+            with call, attempts_gated(call.again):
+                response = await self._engine.complete(request)
+                call.answered(response.model, response.usage)
         return response
 
     async def stream(self, request: Any) -> AsyncIterator[Any]:
@@ -179,12 +204,33 @@ def metered(lm: Any, ledger: Ledger, meter: Meter) -> Any:
 
 
 class _Settling:
-    """Settles a reservation however the call ends: an unfinished one at its estimate."""
+    """Settles a reservation however the call ends: an unfinished one at its estimate.
 
-    def __init__(self, held: Reservation, meter: Meter, request: Any) -> None:
+    `measured` learns what it came to from the innermost of several, or from a memory in between.
+    """
+
+    def __init__(
+        self,
+        held: Reservation,
+        meter: Meter,
+        request: Any,
+        measured: Called | None = None,
+        clock: Clock = _CLOCK,
+    ) -> None:
         self._held, self._meter, self._request = held, meter, request
-        self._actual: Callable[[], Amount] = lambda: held.estimate
+        self._measured, self._clock = measured, clock
+        self._began = clock.monotonic()
+        self._actual: Callable[[], Amount] = lambda: self._held.estimate
         self._model = str(request.model)
+
+    async def again(self, failure: Failure) -> None:
+        """Before a further attempt of the router's: the one before is settled, this one needs room
+        of its own. Raises as `areserve`."""
+        began = self._clock.monotonic()
+        unbilled = failure.error_class in _REFUSED
+        self._held.settle(NOTHING if unbilled else self._held.estimate)
+        self._held = await self._held.ledger.areserve(self._held.estimate)
+        self._began += self._clock.monotonic() - began
 
     def answered(self, model: str | None, usage: Any) -> None:
         self._actual = lambda: self._meter.actual(self._request, model or self._model, usage)
@@ -199,13 +245,19 @@ class _Settling:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, _UNBILLED) or isinstance(_cause(error), _UNBILLED):
-            self._held.settle(NOTHING)
+            self._settle(NOTHING)
             return
         amount = self._held.estimate
         try:
             amount = self._actual()
         finally:  # a meter that fails must not leave a call under way for ever
-            self._held.settle(amount)
+            self._settle(amount)
+
+    def _settle(self, amount: Amount) -> None:
+        self._held.settle(amount)
+        if self._measured is not None and self._measured.amount is None:
+            self._measured.amount = amount
+            self._measured.latency_ms = (self._clock.monotonic() - self._began) * 1000
 
 
 def _cause(error: BaseException | None) -> BaseException | None:

@@ -15,6 +15,7 @@ from dspex_ray.core.noun import Noun
 from dspex_ray.core.values import Usd
 from dspex_ray.datasets.model import Example
 from dspex_ray.optimization.front import Front
+from dspex_ray.optimization.held_out import HeldOut
 from dspex_ray.programs.model import Artifact
 
 
@@ -59,6 +60,12 @@ class Limits(Noun):
     threads: int = Field(default=8, ge=1, le=512, description="program runs at once")
     failures: int = Field(
         default=20, ge=1, description="program runs that fail from the first on, before giving up"
+    )
+    actors: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="processes that candidates run in; null: as the settings say",
     )
 
 
@@ -169,6 +176,7 @@ class Outcome(Noun):
     failed_runs: int = 0
     facts: dict[str, Any] = Field(default_factory=dict)
     front: Front | None = None
+    held_out: HeldOut | None = None
 
 
 class ParameterInfo(Noun):

@@ -18,9 +18,17 @@ from dspex_ray.programs.rules import REASONING
 from dspex_ray.routing.scope import SETTING, find_scope
 
 _MOST_CHOICES = 12
-_LONGEST = 2000  #: characters of a proposed instruction
+LONGEST = 2000  #: characters of a proposed instruction
 
 Wording = dict[str, str]  # instructions by predictor
+
+
+class _Rewrite(dspy.Signature):  # type: ignore[misc] # dspy is Any to mypy
+    """Write one better instruction for a language model out of the given ones: keep what helps,
+    say it clearly, and add what they leave out."""
+
+    given_instructions: str = dspy.InputField(desc="of the same task")
+    proposed_instruction: str = dspy.OutputField(desc="the better instruction, its text alone")
 
 
 def plain_wordings(
@@ -49,6 +57,14 @@ async def proposed_wordings(
             for i in range(most)
         ]
     )
+
+
+async def rewritten(problem: Problem, bench: Workbench, instructions: Sequence[str]) -> str | None:
+    """One text that the prompt model makes of others; None when its answer cannot be read. Takes
+    one call. Raises RunHalted."""
+    ask = dspy.Predict(_Rewrite, temperature=1.0)
+    texts = await _asked(problem, bench, ask, given_instructions="\n---\n".join(instructions))
+    return texts[0] if texts else None
 
 
 def worded(artifact: Artifact, wording: Wording) -> Artifact:
@@ -80,6 +96,12 @@ def _choices(predictor: Predictor, examples: Sequence[Example]) -> list[str]:
 
 
 async def _written(problem: Problem, bench: Workbench, instruction: str, count: int) -> list[str]:
+    ask = dspy.Predict(BasicGenerateInstruction, n=count, temperature=1.0)
+    return await _asked(problem, bench, ask, basic_instruction=instruction)
+
+
+async def _asked(problem: Problem, bench: Workbench, ask: Any, **inputs: Any) -> list[str]:
+    """The texts that the prompt model proposes, each once; none when it proposes none."""
     settings: dict[str, Any] = {
         "lm": bench.prompt_lm,
         "adapter": adapter_for(problem.artifact.adapter),
@@ -89,16 +111,15 @@ async def _written(problem: Problem, bench: Workbench, instruction: str, count: 
         "track_usage": False,
         SETTING: find_scope(),
     }
-    ask = dspy.Predict(BasicGenerateInstruction, n=count, temperature=1.0)
     with dspy.context(**settings):
         try:
-            answer = await ask.acall(basic_instruction=instruction)
+            answer = await ask.acall(**inputs)
         except Exception:  # a model that cannot write instructions is no reason to stop
             return []
     texts = [
         str(text).strip().strip('"').strip() for text in answer.completions.proposed_instruction
     ]
-    return [text for text in dict.fromkeys(texts) if text and len(text) <= _LONGEST]
+    return [text for text in dict.fromkeys(texts) if text and len(text) <= LONGEST]
 
 
 def _distinct(wordings: Sequence[Wording]) -> list[Wording]:

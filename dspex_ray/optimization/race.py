@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from dspex_ray.datasets.model import Example
 from dspex_ray.optimization.evaluator import Evaluator
@@ -11,40 +12,58 @@ from dspex_ray.optimization.model import Candidate
 from dspex_ray.optimization.record import Record, measure_all
 from dspex_ray.stats.racing import Plan, Race, rungs_of
 
-_FIRST = 0.25  #: of the examples, that all candidates see
 _ETA = 3.0  #: a third goes on: 16 candidates on 40 examples cost 280 runs instead of 640
 
 
-def plan_race(candidates: Sequence[Candidate], order: Sequence[Example]) -> Plan:
-    """The first candidate is the incumbent: never dropped, and the winner among equals."""
+class Pace(NamedTuple):
+    """`first_share` of the examples is what all candidates see. `keep_start`: the start sees all of
+    them, though it may have fallen behind."""
+
+    first_share: float = 0.25
+    keep_start: bool = True
+
+
+def plan_race(
+    candidates: Sequence[Candidate], order: Sequence[Example], pace: Pace = Pace()
+) -> Plan:
+    """The first candidate is the start: the winner among equals."""
     return Plan(
         candidates=tuple(candidate.hash for candidate in candidates),
         examples=tuple(range(len(order))),
-        rungs=rungs_of(len(order), math.ceil(len(order) * _FIRST)),
-        incumbent=candidates[0].hash,
+        rungs=rungs_of(len(order), math.ceil(len(order) * pace.first_share)),
+        incumbent=candidates[0].hash if pace.keep_start else None,
         eta=_ETA,
     )
 
 
 def affordable(
-    candidates: Sequence[Candidate], order: Sequence[Example], runs: int | None
+    candidates: Sequence[Candidate],
+    order: Sequence[Example],
+    runs: int | None,
+    pace: Pace = Pace(),
 ) -> list[Candidate]:
     """As many, the first ones, as can race in so many program runs; two at least. None: all."""
     fitting = list(candidates)
-    while runs is not None and len(fitting) > 2 and plan_race(fitting, order).most_scores > runs:
+    while (
+        runs is not None and len(fitting) > 2 and plan_race(fitting, order, pace).most_scores > runs
+    ):
         fitting.pop()
     return fitting
 
 
 async def race(
-    evaluator: Evaluator, record: Record, candidates: Sequence[Candidate], order: Sequence[Example]
+    evaluator: Evaluator,
+    record: Record,
+    candidates: Sequence[Candidate],
+    order: Sequence[Example],
+    pace: Pace = Pace(),
 ) -> Candidate:
     """The winner, measured on all of `order`. Raises as Evaluator does.
 
     What the record knows of a candidate is not run again. Each departure becomes a fact of the
     candidate that left.
     """
-    running = Race(plan_race(candidates, order))
+    running = Race(plan_race(candidates, order, pace))
     while wanted := running.next():
         asked = [
             (record.get(key), [order[i] for i in places if order[i].hash not in known])

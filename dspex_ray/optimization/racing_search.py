@@ -24,7 +24,7 @@ from dspex_ray.optimization.demos import (
 from dspex_ray.optimization.edits import Predictor, predictors_of, with_module_type
 from dspex_ray.optimization.model import Candidate, Needs, Outcome, Problem
 from dspex_ray.optimization.proposals import Wording, plain_wordings, proposed_wordings, worded
-from dspex_ray.optimization.race import affordable, race
+from dspex_ray.optimization.race import Pace, affordable, race
 from dspex_ray.optimization.record import Record
 from dspex_ray.optimization.rules import OptimizerParameters
 from dspex_ray.optimization.workbench import Workbench
@@ -45,6 +45,12 @@ class SearchSpace(OptimizerParameters):
     )
     module_types: tuple[ModuleType, ...] = Field(
         default=(), description="to try for all modules; none: each keeps its own"
+    )
+    first_share: float = Field(
+        default=0.25, gt=0, le=1, description="of the examples, that all candidates see"
+    )
+    keep_start: bool = Field(
+        default=True, description="measure the start on all examples, though it fell behind"
     )
 
 
@@ -69,8 +75,9 @@ class DspexSearch:
         try:
             pool = await _pool(problem, parameters, bench, record, rng)
             order = balanced_order(problem.selection, labels, rng)
-            pool = affordable(pool, order, _runs_left(problem, bench))
-            best = await race(bench.evaluator, record, pool, order)
+            pace = Pace(parameters.first_share, parameters.keep_start)
+            pool = affordable(pool, order, _runs_left(problem, bench), pace)
+            best = await race(bench.evaluator, record, pool, order, pace)
         except RunHalted as halt:
             return record.outcome(halt=halt)
         return record.outcome(best)

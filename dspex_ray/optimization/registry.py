@@ -137,10 +137,19 @@ class Registry:
 def builtin_registry() -> Registry:
     """DSPy's optimizers, ours, and those of installed packages (entry points of `GROUP`)."""
     from dspex_ray.optimization.advanced_bootstrap import AdvancedBootstrap
+    from dspex_ray.optimization.bayesian import BayesianOptimizer
     from dspex_ray.optimization.dspy_optimizers import DSPY_OPTIMIZERS
+    from dspex_ray.optimization.enhanced_simba import EnhancedSimba
+    from dspex_ray.optimization.multi_objective import MultiObjective
     from dspex_ray.optimization.racing_search import DspexSearch
 
-    own: tuple[Optimizer, ...] = (AdvancedBootstrap(), DspexSearch())
+    own: tuple[Optimizer, ...] = (
+        AdvancedBootstrap(),
+        BayesianOptimizer(),
+        DspexSearch(),
+        EnhancedSimba(),
+        MultiObjective(),
+    )
     return Registry((*DSPY_OPTIMIZERS, *own), entry_points(group=GROUP))
 
 

@@ -10,12 +10,14 @@ from fastapi.responses import StreamingResponse
 from dspex_ray.core.actor import Actor, Scope
 from dspex_ray.core.ids import OptimizationId
 from dspex_ray.core.page import DEFAULT_LIMIT, MAX_LIMIT, Page
+from dspex_ray.optimization.front import Front
 from dspex_ray.optimization.model import OptimizerInfo
 from dspex_ray.optimization.runs import (
     NewOptimization,
     OptimizationRun,
     RunEstimate,
     RunEvent,
+    RunImportance,
     RunQuery,
     RunTrial,
     SeenExample,
@@ -95,8 +97,21 @@ def _runs(service: OptimizationService, authorise: Authorise) -> APIRouter:
     async def list_optimization_examples(
         actor: Reader, run_id: UUID, cursor: str | None = None, limit: Limit = DEFAULT_LIMIT
     ) -> Page[SeenExample]:
-        """The examples that the optimizer was given, by hash: none of them is held out."""
+        """The examples that the optimizer was given, or its versions measured on (`test`), by
+        hash: none of them is held out any more."""
         return await service.seen(actor, OptimizationId(run_id), cursor=cursor, limit=limit)
+
+    @routes.get("/{run_id}/front")
+    async def get_optimization_front(actor: Reader, run_id: UUID) -> Front:
+        """Of a search for several objectives that has ended: the programs that no other beats. 404,
+        saying why, when it has none."""
+        return await service.front(actor, OptimizationId(run_id))
+
+    @routes.get("/{run_id}/importance")
+    async def get_optimization_importance(actor: Reader, run_id: UUID) -> RunImportance:
+        """Which variables mattered for each objective, by the trials so far. 404 for a search that
+        has no variables."""
+        return await service.importance(actor, OptimizationId(run_id))
 
     @routes.post("/{run_id}/cancel")
     async def cancel_optimization(actor: Writer, run_id: UUID) -> OptimizationRun:

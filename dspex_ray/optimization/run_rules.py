@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from dspex_ray.core.errors import NotFound
 from dspex_ray.datasets.rules import split
+from dspex_ray.optimization.front import Front, FrontPoint
+from dspex_ray.optimization.held_out import HeldOutVersion
 from dspex_ray.optimization.model import Candidate, Outcome, Problem, Spent
 from dspex_ray.optimization.runs import (
     DEV,
+    TEST,
     TRAIN,
     OptimizationRun,
     RunExamples,
@@ -20,6 +24,8 @@ from dspex_ray.optimization.runs import (
 )
 from dspex_ray.stats.convergence import Mark, convergence, estimated_completion, progress_percent
 from dspex_ray.stats.convergence import Trial as Tried
+
+P = TypeVar("P", FrontPoint, HeldOutVersion)
 
 SILENT_AFTER = timedelta(seconds=30)  #: a driver says every second that it is alive
 LOST_AFTER = timedelta(minutes=5)  #: though its job is said to run: its node may be gone
@@ -48,28 +54,35 @@ def progress(run: OptimizationRun, trials: Sequence[RunTrial], now: datetime) ->
 
 
 def parts_by_name(hashes: Sequence[str], examples: RunExamples) -> dict[str, tuple[int, ...]]:
-    """Positions of train and dev, in seeded order; without sizes all are train, as imported.
+    """Positions of train and dev, and of test if there is such a part, in seeded order; without
+    sizes all are train, as imported.
 
     Raises Invalid for sizes that the dataset cannot fill.
     """
     if examples.sizes is None:
         return {TRAIN: tuple(range(len(hashes))), DEV: ()}
     parts = split(hashes, examples.sizes, examples.seed)
-    return {TRAIN: parts[TRAIN], DEV: parts.get(DEV, ())}
+    return {TRAIN: parts[TRAIN], DEV: ()} | {n: parts[n] for n in (DEV, TEST) if n in parts}
 
 
 def label_of(run: OptimizationRun) -> str:
-    """What the best version is labelled."""
+    """What the best version is labelled; of a front, the one picked by weight."""
     return f"optimized-{run.id.hex[-12:]}"
 
 
 def chosen(outcome: Outcome, problem: Problem, most: int) -> list[tuple[Candidate, float | None]]:
     """The best, then others that were measured on all that it was chosen by and beat the start,
-    best first, `most` in all. None of a search that found nothing better than its start."""
+    best first, `most` in all. None of a search that found nothing better than its start.
+
+    Of a front every point, unless `most` is 0: the one picked first, the others in its order.
+    """
     start, best = outcome.candidates[0], outcome.best
+    if outcome.front is not None and outcome.front.points:
+        points = _points(outcome, outcome.front) if most else []
+        return [] if [candidate.hash for candidate, _ in points] == [start.hash] else points
+    hashes = {example.hash for example in problem.selection}
     if best.hash == start.hash:
         return []
-    hashes = {example.hash for example in problem.selection}
     least = start.mean_on(hashes) or 0.0
     others = [
         (candidate, score)
@@ -80,6 +93,43 @@ def chosen(outcome: Outcome, problem: Problem, most: int) -> list[tuple[Candidat
     ]
     others.sort(key=lambda pair: -pair[1])
     return [(best, outcome.score), *others][:most]
+
+
+def _points(outcome: Outcome, front: Front) -> list[tuple[Candidate, float | None]]:
+    """Each program once, with its accuracy on the examples that the front is of."""
+    known = {candidate.hash: candidate for candidate in outcome.candidates}
+    found: dict[str, float | None] = {}
+    for point in sorted(front.points, key=lambda point: not point.picked):
+        found.setdefault(point.candidate, point.figures.get("accuracy"))
+    return [(known[key], score) for key, score in found.items() if key in known]
+
+
+def no_front(run: OptimizationRun) -> NotFound:
+    """Why a run has none."""
+    if not run.status.ended:
+        why = f"it is {run.status.value}, and has one when it ends"
+    elif run.stopped_because is None:
+        why = f"it {run.status.value} before it came to anything"
+    else:
+        why = f"{run.optimizer} searches by one objective, which has a best and no front"
+    return NotFound(f"optimization {run.id} has no front: {why}", kind="front")
+
+
+def with_versions(outcome: Outcome, numbers: Mapping[str, int]) -> Outcome:
+    """Its front and its evidence with the version `numbers` of programs, by their hash."""
+    front, evidence = outcome.front, outcome.held_out
+    return outcome.model_copy(
+        update={
+            "front": front
+            and front.model_copy(update={"points": _numbered(front.points, numbers)}),
+            "held_out": evidence
+            and evidence.model_copy(update={"versions": _numbered(evidence.versions, numbers)}),
+        }
+    )
+
+
+def _numbered(programs: Sequence[P], numbers: Mapping[str, int]) -> tuple[P, ...]:
+    return tuple(one.model_copy(update={"version": numbers.get(one.candidate)}) for one in programs)
 
 
 def at_least(one: Spent, other: Spent) -> Spent:

@@ -16,9 +16,10 @@ from dspex_ray.core.states import Machine
 from dspex_ray.core.values import Usd
 from dspex_ray.datasets.model import Seed, SplitSizes
 from dspex_ray.evaluation.model import MetricSpec
+from dspex_ray.optimization.held_out import HeldOut
 from dspex_ray.optimization.model import Budget, Limits, Spent, StopReason
 
-TRAIN, DEV = "train", "dev"
+TRAIN, DEV, TEST = "train", "dev", "test"
 
 
 class RunStatus(StrEnum):
@@ -52,8 +53,9 @@ RUN_MACHINE = Machine(
 
 
 class RunExamples(Noun):
-    """Which examples the optimizer sees: the parts `train` and `dev` of a seeded split; all others
-    are held out. Without `sizes` it trains on all."""
+    """Which examples the optimizer sees: the parts `train` and `dev` of a seeded split. On those of
+    `test` what it found is measured afterwards; all others are held out. Without `sizes` it trains
+    on all."""
 
     sizes: SplitSizes | None = None
     seed: Seed = 0
@@ -73,7 +75,8 @@ class NewOptimization(Noun):
     `program` as `name` (its newest version), `name@<number>` or `name@<label>`; `dataset` as `name`
     or `name@<number>`. `model` answers the program's calls instead of the assigned models,
     `prompt_model` writes instructions. The best `register_best` programs that were measured on
-    all dev examples become versions. `confirm` starts a run whose estimate is over the threshold.
+    all dev examples become versions; of a front, every point does, and none only if this is 0.
+    `confirm` starts a run whose estimate is over the threshold.
     """
 
     name: Name | None = None
@@ -83,6 +86,9 @@ class NewOptimization(Noun):
     optimizer: str = Field(min_length=1, max_length=100)
     parameters: dict[str, Any] = Field(default_factory=dict)
     metric: MetricSpec
+    metrics: tuple[MetricSpec, ...] = Field(
+        default=(), max_length=10, description="measured beside, for objectives and for looking at"
+    )
     budget: Budget = Budget()
     limits: Limits = Limits()
     convergence: ConvergenceRules = ConvergenceRules()
@@ -92,6 +98,13 @@ class NewOptimization(Noun):
     call_timeout_s: float = Field(default=60.0, gt=0, le=600, description="of each LM call")
     register_best: int = Field(default=1, ge=0, le=20)
     confirm: bool = False
+
+    @model_validator(mode="after")
+    def _metrics_differ(self) -> NewOptimization:
+        names = [spec.name for spec in (self.metric, *self.metrics)]
+        if len(set(names)) < len(names):
+            raise ValueError(f"metrics must differ in name or label (there are: {names})")
+        return self
 
 
 class RunEstimate(Noun):
@@ -140,11 +153,12 @@ class RunVersion(Noun):
 
 
 class OptimizationRun(Noun):
-    """One run. `fingerprint` is the hash of train and dev examples by part, `packages` the versions
-    of what a rerun depends on, `attempt` counts its starts, `error` says why it failed.
+    """One run. `fingerprint` is the hash of its examples by part, `packages` the versions of what a
+    rerun depends on, `attempt` counts its starts, `error` says why it failed.
 
     `stopped_because` and `detail` are the outcome's: which limit ended it. `program_runs` counts
-    runs of the program by the last attempt, replayed ones too.
+    runs of the program by the last attempt, replayed ones too. `held_out_calls` of the budget are
+    kept for the test examples. `front_points` counts those of its front, which is asked for apart.
     """
 
     id: OptimizationId
@@ -161,10 +175,13 @@ class OptimizationRun(Noun):
     examples: RunExamples
     train_examples: int
     dev_examples: int
+    test_examples: int = 0
+    held_out_calls: int = 0
     fingerprint: str
     optimizer: str
     parameters: dict[str, Any]
     metric: MetricSpec
+    metrics: tuple[MetricSpec, ...] = ()
     budget: Budget
     limits: Limits
     convergence: ConvergenceRules
@@ -187,6 +204,8 @@ class OptimizationRun(Noun):
     program_runs: int = 0
     failed_runs: int = 0
     facts: dict[str, Any] = Field(default_factory=dict)
+    held_out: HeldOut | None = None
+    front_points: int = 0
     versions: tuple[RunVersion, ...] = ()
     progress: RunProgress | None = None
     created_by: str
@@ -217,10 +236,28 @@ class RunTrial(Noun):
 
 
 class SeenExample(Noun):
-    """An example that an optimizer saw: never to be taken as held out."""
+    """An example that an optimizer saw, or of the part `test`, that people choose its versions by:
+    never to be taken as held out."""
 
     hash: str
     part: str
+
+
+class ObjectiveImportance(Noun):
+    """Of the variation of a figure over `trials`, the share that each variable accounts for: 0 to
+    1, the largest first, 1 in all; {} of a figure that does not vary, or of too few trials."""
+
+    objective: str
+    shares: dict[str, float]
+    trials: int
+
+
+class RunImportance(Noun):
+    """Which variables mattered, by `evaluator`. It says what was searched, not what is true of all
+    programs: a variable that hardly varied seems to matter little."""
+
+    evaluator: str
+    objectives: tuple[ObjectiveImportance, ...]
 
 
 class RunQuery(Noun):

@@ -19,20 +19,23 @@ from dspex_ray.jobs.app import defer
 from dspex_ray.jobs.queues import Queue
 from dspex_ray.optimization import store
 from dspex_ray.optimization.asking import Asked, estimated, find_asked, run_of, unconfirmed
+from dspex_ray.optimization.front import Front
 from dspex_ray.optimization.model import OptimizerInfo
 from dspex_ray.optimization.registry import Registry, builtin_registry
-from dspex_ray.optimization.run_rules import progress
+from dspex_ray.optimization.run_rules import no_front, progress
 from dspex_ray.optimization.runs import (
     RUN_MACHINE,
     NewOptimization,
     OptimizationRun,
     RunEstimate,
     RunEvent,
+    RunImportance,
     RunQuery,
     RunStatus,
     RunTrial,
     SeenExample,
 )
+from dspex_ray.optimization.shares import run_importance
 from dspex_ray.settings import OptimizationSettings
 
 SUBMIT_TASK = "optimization.submit"
@@ -127,10 +130,27 @@ class OptimizationService:
     async def seen(
         self, actor: Actor, run_id: OptimizationId, *, cursor: str | None, limit: int
     ) -> Page[SeenExample]:
-        """The examples that the optimizer was given, by hash."""
+        """The examples that the optimizer was given, or its versions measured on, by hash."""
         async with self._database.read() as conn:
             await store.get_run(conn, actor.project_id, run_id)
             return await store.list_seen(conn, run_id, cursor=cursor, limit=limit)
+
+    async def front(self, actor: Actor, run_id: OptimizationId) -> Front:
+        """What a search for several objectives came to. Raises NotFound saying why it has none."""
+        async with self._database.read() as conn:
+            run = await store.get_run(conn, actor.project_id, run_id)
+            found = await store.find_front(conn, run_id)
+        if found is None:
+            raise no_front(run)
+        return found
+
+    async def importance(self, actor: Actor, run_id: OptimizationId) -> RunImportance:
+        """By the trials so far. Raises NotFound for a search that has no variables."""
+        async with self._database.read() as conn:
+            run = await store.get_run(conn, actor.project_id, run_id)
+            facts = await store.facts_of(conn, run_id)
+            front = await store.find_front(conn, run_id)
+        return await asyncio.to_thread(run_importance, run, facts, front)
 
     async def cancel(self, actor: Actor, run_id: OptimizationId) -> OptimizationRun:
         """It ends within seconds, and keeps what was found. Again, it changes nothing."""

@@ -24,6 +24,7 @@ from dspex_ray.db.tables import (
     program_versions,
     programs,
 )
+from dspex_ray.optimization.front import Front
 from dspex_ray.optimization.model import Spent
 from dspex_ray.optimization.runs import (
     OptimizationRun,
@@ -35,29 +36,37 @@ from dspex_ray.optimization.runs import (
 )
 
 _ASKED = {
-    "examples", "train_examples", "dev_examples", "parameters", "metric", "budget", "limits",
-    "convergence", "seed", "model", "prompt_model", "call_timeout_s", "register_best", "packages",
-    "estimate",
+    "examples", "train_examples", "dev_examples", "parameters", "metric", "metrics", "budget",
+    "limits", "convergence", "seed", "model", "prompt_model", "call_timeout_s", "register_best",
+    "packages", "estimate", "test_examples", "held_out_calls",
 }  # fmt: skip
-_OUTCOME = {"stopped_because", "detail", "best_score", "program_runs", "failed_runs", "facts"}
+_OUTCOME = {
+    "stopped_because", "detail", "best_score", "program_runs", "failed_runs", "facts", "held_out",
+    "front_points",
+}  # fmt: skip
+_FRONT = "front"  #: of the outcome: large, and read by itself
 _JOINED = {"program", "version", "artifact_hash", "versions", "progress"}
 _CHUNK = 5_000
 
 
 class Answer(NamedTuple):
-    """One LM answer that was paid for, as JSON, and what it came to (USD None = unknown)."""
+    """One LM answer that was paid for, as JSON, and what it came to (USD None = unknown).
+    `latency_ms` is how long the model took."""
 
     digest: str
     nth: int
     answer: Mapping[str, Any]
     tokens: int
     usd: Decimal | None
+    latency_ms: float | None = None
 
 
 def _selected() -> Select[Any]:
+    table = optimization_runs
     return (
         select(
-            optimization_runs,
+            *(column for column in table.columns if column is not table.c.outcome),
+            table.c.outcome.op("-")(_FRONT).label("outcome"),
             programs.c.name.label("program"),
             program_versions.c.number.label("version"),
             program_versions.c.hash.label("artifact_hash"),
@@ -101,6 +110,14 @@ async def get_run(
     if row is None:
         raise NotFound(f"no optimization {run_id} in this project", kind="optimization")
     return _read(row, (await versions_of(conn, [run_id])).get(run_id, ()))
+
+
+async def find_front(conn: Read, run_id: OptimizationId) -> Front | None:
+    """None while there is none, and of a search that finds none."""
+    table = optimization_runs
+    query = select(table.c.outcome[_FRONT]).where(table.c.id == run_id)
+    found = (await conn.execute(query)).scalar()
+    return None if found is None else Front.model_validate(found)
 
 
 async def find_project(conn: Read, run_id: OptimizationId) -> ProjectId | None:
@@ -201,6 +218,13 @@ async def history(
     return found
 
 
+async def facts_of(conn: Read, run_id: OptimizationId) -> list[dict[str, Any]]:
+    """What each trial is made of, in order."""
+    table = optimization_trials
+    query = select(table.c.facts).where(table.c.run_id == run_id).order_by(table.c.number)
+    return [dict(facts) for facts in (await conn.execute(query)).scalars()]
+
+
 async def list_trials(
     conn: Read, run_id: OptimizationId, *, cursor: str | None, limit: int
 ) -> Page[RunTrial]:
@@ -272,15 +296,12 @@ async def versions_of(
 # --- answers that were paid for --------------------------------------------------------------
 
 
-async def find_answer(
-    conn: Read, run_id: OptimizationId, digest: str, nth: int
-) -> Mapping[str, Any] | None:
+async def find_answer(conn: Read, run_id: OptimizationId, digest: str, nth: int) -> Answer | None:
     table = optimization_answers
     mine = (table.c.run_id == run_id) & (table.c.digest == digest) & (table.c.nth == nth)
-    found: Mapping[str, Any] | None = (
-        await conn.execute(select(table.c.answer).where(mine))
-    ).scalar()
-    return found
+    columns = [table.c[name] for name in Answer._fields]
+    row = (await conn.execute(select(*columns).where(mine))).first()
+    return None if row is None else Answer(*row)
 
 
 async def keep_answers(

@@ -13,6 +13,7 @@ from dspex_ray.optimization.metering import Meter, ModelsMeter, metered
 from dspex_ray.optimization.model import Problem, Spent
 from dspex_ray.optimization.record import OnTrial
 from dspex_ray.optimization.student import Forward, run_here
+from dspex_ray.optimization.trials import LocalTrials, TrialRunner
 
 Embed = Callable[[Sequence[str]], Awaitable[Sequence[Sequence[float]]]]
 
@@ -21,7 +22,8 @@ Embed = Callable[[Sequence[str]], Awaitable[Sequence[Sequence[float]]]]
 class Workbench:
     """`lm` and `prompt_lm` are metered by `ledger`; `prompt_lm` writes instructions, and is the
     program's own LM when nobody gave another (`prompt_lm_given` says). `embed` makes vectors of
-    texts. `forward` is how DSPy's optimizers run the program."""
+    texts. `forward` is how DSPy's optimizers run the program, `trials` how independent candidates
+    are measured."""
 
     lm: Any
     prompt_lm: Any
@@ -31,6 +33,7 @@ class Workbench:
     embed: Embed | None = None
     forward: Forward = run_here
     on_trial: OnTrial | None = None
+    trials: TrialRunner = LocalTrials()  # noqa: RUF009 - it has no state
 
 
 def local_workbench(

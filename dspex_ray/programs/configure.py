@@ -1,4 +1,4 @@
-"""A configuration applied to a program: another artifact, and the models that it is to call."""
+"""A configuration applied to a program: another artifact."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from dspex_ray.core.errors import Invalid
+from dspex_ray.core.noun import require_name
 from dspex_ray.programs.artifacts import artifact_payload, load_artifact
 from dspex_ray.programs.fitting import check_modules
 from dspex_ray.programs.model import (
@@ -23,8 +24,8 @@ from dspex_ray.programs.model import (
     ModuleType,
     SignatureSpec,
 )
-from dspex_ray.programs.paths import GENERATION, MODELS, predictors_by_owner, target_of
-from dspex_ray.programs.rules import outputs_of
+from dspex_ray.programs.paths import GENERATION, Target, predictors_by_owner, target_of
+from dspex_ray.programs.rules import check_pins, outputs_of, with_modules, with_pin
 from dspex_ray.programs.signature import make_field
 from dspex_ray.variables.conditions import Scalar
 from dspex_ray.variables.model import Configuration
@@ -44,59 +45,32 @@ class Pool:
 EMPTY_POOL = Pool()
 
 
-@dataclass(frozen=True)
-class Applied:
-    """The new artifact, and what assignments are to say, models being no part of an artifact.
-
-    `predictor_models` are by predictor, as assignments name them; they go before `model`.
-    """
-
-    artifact: Artifact
-    model: str | None = None
-    predictor_models: Mapping[str, str] = field(default_factory=dict)
-    provider: str | None = None
-
-
 def apply_configuration(
     artifact: Artifact, configuration: Mapping[str, Scalar], pool: Pool = EMPTY_POOL
-) -> Applied:
+) -> Artifact:
     """What is said of one predictor goes before what is said of all.
 
     None gives a generation parameter back to the model's default, and leaves instructions, demos
     and models alone. Raises Invalid naming the variable and the rule; a class's arguments are
-    checked only when it is built.
+    checked only when it is built, whether models are registered when it becomes a version.
     """
     targets = {path: target_of(artifact, path) for path in configuration}
-    ordered = sorted(targets, key=lambda path: targets[path].of == "predictor")
-    named: dict[str, str] = {}
-    for path in ordered:
-        if targets[path].attribute in MODELS:
-            if configuration[path] is not None:
-                named[path] = _text(path, configuration[path])
-        else:
-            artifact = changed(artifact, path, configuration[path], pool)
-    artifact = checked(artifact)
-    predictors = predictors_by_owner(artifact)
-    return Applied(
-        artifact=artifact,
-        model=named.pop("model", None),
-        provider=named.pop("provider", None),
-        predictor_models={
-            predictors[targets[path].owners[0]]: model for path, model in named.items()
-        },
-    )
+    for path in sorted(targets, key=lambda path: targets[path].of == "predictor"):
+        artifact = changed(artifact, path, configuration[path], pool)
+    return checked(artifact)
 
 
 def checked(artifact: Artifact) -> Artifact:
     """The artifact as it comes back when it was stored. Raises Invalid."""
     artifact = load_artifact(artifact_payload(artifact))
+    check_pins(artifact)
     if isinstance(artifact, ModulesArtifact):
         check_modules(artifact)
     return artifact
 
 
 def changed(artifact: Artifact, path: str, value: Scalar, pool: Pool = EMPTY_POOL) -> Artifact:
-    """The artifact with one variable set, models apart; what it then is as a whole is not checked.
+    """The artifact with one variable set; what it then is as a whole is not checked.
 
     Raises Invalid naming the path.
     """
@@ -108,8 +82,14 @@ def changed(artifact: Artifact, path: str, value: Scalar, pool: Pool = EMPTY_POO
             assert isinstance(artifact, ImportArtifact)
             kwargs = {**artifact.kwargs, target.attribute: value}
             return artifact.model_copy(update={"kwargs": kwargs})
-    if target.attribute == "adapter":
-        return artifact.model_copy(update={"adapter": _member(AdapterName, path, value)})
+    match target.attribute:
+        case "adapter":
+            return artifact.model_copy(update={"adapter": _member(AdapterName, path, value)})
+        case "provider":  # it picks no model by itself: constraints and conditions look at it
+            _text(path, value)
+            return artifact
+        case "model":
+            return _with_model(artifact, target, path, value)
     for owner in target.owners:
         if isinstance(artifact, ImportArtifact):
             artifact = _with_part(artifact, owner, target.attribute, path, value, pool)
@@ -123,8 +103,9 @@ def read_configuration(
 ) -> Configuration:
     """What `apply_configuration` would have to put at these paths to make the artifact.
 
-    Absent are models, parameters that are left to the model, texts that the pool does not hold,
-    and what the predictors without a path of their own do not agree on.
+    Absent are the provider, models that are not pinned, parameters that are left to the model,
+    texts that the pool does not hold, and what the predictors without a path of their own do not
+    agree on.
     """
     targets = {path: target_of(artifact, path) for path in paths}
     own = {
@@ -152,6 +133,17 @@ def read_configuration(
     return found
 
 
+def _with_model(artifact: Artifact, target: Target, path: str, value: Scalar) -> Artifact:
+    name = _text(path, value)
+    if name is None:
+        return artifact
+    require_name(name, path)
+    if target.of == "program":
+        return with_pin(artifact, "", name)
+    (owner,) = target.owners
+    return with_pin(artifact, predictors_by_owner(artifact)[owner], name)
+
+
 def _with_module(
     artifact: ModulesArtifact, name: str, attribute: str, path: str, value: Scalar, pool: Pool
 ) -> ModulesArtifact:
@@ -170,7 +162,8 @@ def _with_module(
     elif value is not None:
         demos = tuple(dict(demo) for demo in _picked(pool.demos, path, value))
         module = module.model_copy(update={"demos": demos})
-    return artifact.model_copy(update={"modules": {**artifact.modules, name: module}, **program})
+    after = with_modules(artifact, {**artifact.modules, name: module})
+    return after.model_copy(update=program)
 
 
 def _with_part(
@@ -234,6 +227,9 @@ def _defaulted(spec: SignatureSpec, path: str, name: str, value: Scalar) -> Sign
 
 
 def _read(artifact: Artifact, owner: str, attribute: str, pool: Pool) -> Any:
+    if attribute == "model":
+        predictor = predictors_by_owner(artifact)[owner]
+        return artifact.models.get(predictor, artifact.models.get(""))
     if isinstance(artifact, ImportArtifact):
         config: Mapping[str, Any] = artifact.predictor_configs[owner]
         instructions = artifact.state[owner]["signature"]["instructions"]
@@ -289,7 +285,7 @@ def _member(kind: type[_E], path: str, value: Scalar) -> _E:
     )
 
 
-def _text(path: str, value: Scalar) -> str:
-    if isinstance(value, str) and value:
+def _text(path: str, value: Scalar) -> str | None:
+    if value is None or (isinstance(value, str) and value):
         return value
     raise Invalid(f"{path} must be a name", field=path, rule="type")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from operator import not_
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
@@ -79,6 +80,10 @@ def _absent(space: Space | None) -> bool:
 # Left out of the JSON where there is none: an artifact without variables is what it always was.
 DeclaredSpace = Annotated[Space | None, Field(exclude_if=_absent)]
 
+# Which registered model answers, by predictor as assignments name it; "" stands for all that are
+# not named. The assignments come after it.
+ModelPins = Annotated[dict[str, Name], Field(exclude_if=not_)]
+
 
 class ModulesArtifact(Noun):
     """A program made of modules; they run in dependency order, independent ones side by side.
@@ -92,6 +97,7 @@ class ModulesArtifact(Noun):
     modules: dict[FieldName, ModuleSpec] = Field(min_length=1)
     outputs: dict[FieldName, str]
     adapter: AdapterName = AdapterName.CHAT
+    models: ModelPins = Field(default_factory=dict)
     space: DeclaredSpace = None
 
 
@@ -113,6 +119,7 @@ class ImportArtifact(Noun):
     state: dict[str, Any] = Field(default_factory=dict)
     predictor_configs: dict[str, dict[str, Any]] = Field(default_factory=dict)
     adapter: AdapterName = AdapterName.CHAT
+    models: ModelPins = Field(default_factory=dict)
     space: DeclaredSpace = None
 
 
@@ -180,8 +187,9 @@ class ProgramSource(Noun):
     """What a caller sends: a program written by hand (YAML or JSON), before it is resolved.
 
     Either `module` (one predictor), `modules` (several) or `import_path`. Signatures are
-    strings (`question -> answer`) or field lists. `variables` says in one line each what an
-    optimizer may change (variables/declare.py), `constraints` what must hold among them.
+    strings (`question -> answer`) or field lists. `models` says by module or predictor which
+    registered model answers, "" standing for all others. `variables` says in one line each what
+    an optimizer may change (variables/declare.py), `constraints` what must hold among them.
     """
 
     module: dict[str, Any] | None = None
@@ -192,6 +200,7 @@ class ProgramSource(Noun):
     state: dict[str, Any] | None = None
     signature: str | dict[str, Any] | None = None
     adapter: AdapterName = AdapterName.CHAT
+    models: dict[str, Name] = Field(default_factory=dict)
     variables: dict[str, Any] | None = None
     constraints: tuple[Any, ...] = ()
 

@@ -1,6 +1,7 @@
 """What the path of a variable names in a program.
 
-`adapter` and `provider` are the program's; `temperature`, `max_tokens`, `top_p`, `seed`,
+`adapter` and `provider` are the program's (`provider` changes nothing by itself: it is there for
+constraints and conditions on `model` to look at); `temperature`, `max_tokens`, `top_p`, `seed`,
 `module`, `instructions`, `demos` and `model` are of every predictor, or of one, as
 `draft.temperature`; `inputs.k` is the default of an input, `kwargs.k` an argument of a class.
 """
@@ -15,7 +16,6 @@ from dspex_ray.programs.rules import predictor_names
 
 GENERATION = ("temperature", "max_tokens", "top_p", "seed")
 TEXTS = ("instructions", "demos")
-MODELS = ("model", "provider")
 _OF_PROGRAM = ("adapter", "provider")
 _OF_PREDICTORS = (*GENERATION, "module", *TEXTS, "model")
 

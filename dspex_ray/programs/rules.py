@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 
 from dspex_ray.core.errors import Invalid
-from dspex_ray.programs.model import Artifact, FieldSpec, ImportArtifact, ModuleSpec, ModuleType
+from dspex_ray.programs.model import (
+    Artifact,
+    FieldSpec,
+    ImportArtifact,
+    ModulesArtifact,
+    ModuleSpec,
+    ModuleType,
+)
 
 REASONING = FieldSpec(name="reasoning", description="")
 
@@ -56,6 +63,42 @@ def check_predictor(program: str, artifact: Artifact, predictor: str) -> None:
             field="predictor",
             rule="known predictor",
         )
+
+
+def pin_field(predictor: str) -> str:
+    """What an error about a pinned model names: `models.draft`, or `models` for all predictors."""
+    return f"models.{predictor}" if predictor else "models"
+
+
+def check_pins(artifact: Artifact) -> None:
+    """Raises Invalid when a model is pinned to a predictor that there is not."""
+    names = predictor_names(artifact)
+    for predictor in artifact.models:
+        if predictor and predictor not in names:
+            raise Invalid(
+                f"a model is pinned to an unknown predictor {predictor[:80]!r} "
+                f"(there are: {', '.join(names)})",
+                field=pin_field(predictor[:80]),
+                rule="known predictor",
+            )
+
+
+def with_pin(artifact: Artifact, predictor: str, model: str) -> Artifact:
+    """`model` answers this predictor; "" is all of them, also those that had one of their own."""
+    if not predictor:
+        return artifact.model_copy(update={"models": {"": model}})
+    others = {name: pinned for name, pinned in artifact.models.items() if name != predictor}
+    own = {} if others.get("") == model else {predictor: model}
+    return artifact.model_copy(update={"models": {**others, **own}})
+
+
+def with_modules(artifact: ModulesArtifact, modules: Mapping[str, ModuleSpec]) -> ModulesArtifact:
+    """The program with these modules instead of its own, of the same names. A module of another
+    type has a predictor of another name: a model that is pinned to it goes along."""
+    after = artifact.model_copy(update={"modules": dict(modules)})
+    renamed = dict(zip(predictor_names(artifact), predictor_names(after), strict=True))
+    models = {renamed.get(name, name): model for name, model in artifact.models.items()}
+    return after.model_copy(update={"models": models})
 
 
 def predictor_names(artifact: Artifact) -> tuple[str, ...]:

@@ -7,9 +7,9 @@ import contextvars
 import inspect
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
@@ -103,6 +103,12 @@ def predictor_settings(module: Any) -> dict[str, Any]:
     return {_NAMES: _names(module)}
 
 
+def run_setting(name: str) -> Any:
+    """What the run was given under this name (`run_program`'s settings), in whatever task or thread
+    of it; None without."""
+    return _settings.get(name)
+
+
 async def run_program(
     program: LoadedProgram,
     inputs: Any,
@@ -119,6 +125,41 @@ async def run_program(
     """
     values = validate_inputs(program.signature, inputs)
     return await _run(program, values, lm, threads, settings or {})
+
+
+class Step(NamedTuple):
+    """What a predictor was asked and answered."""
+
+    predictor: str
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+
+
+async def run_traced(
+    program: LoadedProgram,
+    inputs: Mapping[str, Any],
+    steps: list[Step],
+    *,
+    lm: Any,
+    threads: Executor,
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The fields of the prediction, for optimizers: as DSPy would run it, nothing is checked, and
+    errors are raised as they are. `steps` gets what its predictors did, of a failed run too."""
+    if program.stateful and hasattr(type(program.module), "forward"):
+        program = replace(program, asynchronous=False)  # DSPy's optimizers take this path
+    module, names = _copy_of(program)
+    trace: list[Any] = []
+    told = {_NAMES: names, SETTING: find_scope(), "callbacks": [], "trace": trace}
+    with _settings.context(**{**_quiet(program, lm, None), **told, **(settings or {})}):
+        try:
+            return _fields(await _call(program, module, dict(inputs), threads))
+        finally:
+            steps += [
+                Step(names[id(predictor)], dict(asked), dict(answered.items()))
+                for predictor, asked, answered in trace
+                if id(predictor) in names
+            ]
 
 
 async def call_quietly(call: Callable[[], Any], *, lm: Any, threads: Executor) -> Any:
@@ -176,10 +217,7 @@ async def _run(
     settings: Mapping[str, Any],
     sink: _Sink | None = None,
 ) -> dict[str, Any]:
-    module, names = program.module, program.names
-    if program.stateful:
-        module = module.deepcopy()
-        names = _names(module)
+    module, names = _copy_of(program)
     # A sync forward cannot stream: DSPy would call back into a loop that is not its thread's.
     stream = sink if program.asynchronous else None
     given = {k: v for k, v in values.items() if v is not None or k not in program.left_out}
@@ -193,6 +231,14 @@ async def _run(
         else:
             return validate_outputs(program.signature, _fields(prediction))
     raise failure  # out here: its context would be DSPy's error, which quotes the answer
+
+
+def _copy_of(program: LoadedProgram) -> tuple[Any, Mapping[int, str]]:
+    """The module of one request, and its predictors' names."""
+    if not program.stateful:
+        return program.module, program.names
+    module = program.module.deepcopy()
+    return module, _names(module)
 
 
 async def _call(

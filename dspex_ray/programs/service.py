@@ -19,6 +19,7 @@ from dspex_ray.db.configuration import bump
 from dspex_ray.db.engine import Database, Write
 from dspex_ray.db.move import move
 from dspex_ray.db.tables import programs as table
+from dspex_ray.models.store import hold_names
 from dspex_ray.programs import store
 from dspex_ray.programs.artifacts import artifact_hash, artifact_payload
 from dspex_ray.programs.build import build
@@ -35,7 +36,7 @@ from dspex_ray.programs.model import (
     VersionSpace,
 )
 from dspex_ray.programs.redaction import check_patterns
-from dspex_ray.programs.rules import check_predictor
+from dspex_ray.programs.rules import check_pins, check_predictor, pin_field
 from dspex_ray.programs.source import resolve_source
 from dspex_ray.programs.space import space_of, version_space
 from dspex_ray.variables.model import Configuration, SampleAsk, Samples, Verdict
@@ -200,6 +201,7 @@ class ProgramService:
         same = await store.find_by_hash(conn, program.id, digest)
         if same is not None:
             return same
+        await self._require_models(conn, program, artifact)
         now = self._clock.now()
         version = ProgramVersion(
             id=VersionId(self._ids()),
@@ -224,6 +226,20 @@ class ProgramService:
             after={"version": version.number, "hash": digest},
         )
         return version
+
+    async def _require_models(self, conn: Write, program: Program, artifact: Artifact) -> None:
+        """Raises Invalid for a pinned model that is not registered, or of no predictor."""
+        if not artifact.models:
+            return
+        check_pins(artifact)
+        known = await hold_names(conn, program.project_id, set(artifact.models.values()))
+        for predictor, model in artifact.models.items():
+            if model not in known:
+                raise Invalid(
+                    f"no model {model!r} in this project",
+                    field=pin_field(predictor),
+                    rule="known model",
+                )
 
     async def version(self, actor: Actor, name: str, number: int) -> ProgramVersion:
         async with self._database.read() as conn:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dspex_ray.core.errors import Invalid
+from dspex_ray.core.noun import require_name
 from dspex_ray.programs.artifacts import artifact_payload
 from dspex_ray.programs.fitting import (
     check_bindings,
@@ -26,13 +27,14 @@ from dspex_ray.programs.model import (
     ProgramSource,
     SignatureSpec,
 )
-from dspex_ray.programs.rules import levels, split_binding
+from dspex_ray.programs.paths import predictors_by_owner
+from dspex_ray.programs.rules import check_pins, levels, pin_field, split_binding, with_pin
 from dspex_ray.programs.signature import check_identifier, make_signature, signature_from
 from dspex_ray.programs.space import declared_space
 
 MAIN = "main"  #: the name of the predictor of a program with one, unless its `name` says another
 
-_MODULE_KEYS = ("type", "signature", "instructions", "config", "demos", "inputs")
+_MODULE_KEYS = ("type", "signature", "instructions", "config", "demos", "inputs", "model")
 
 # What dspy.Module keeps for itself, modules being attributes; a test holds it to DSPy's own.
 RESERVED_MODULES = frozenset(
@@ -65,10 +67,16 @@ def resolve_source(source: ProgramSource, *, allowed_packages: Iterable[str]) ->
     else:
         _refuse(source, ("kwargs", "state"), given[0])
         artifact = _modules(source)
+    artifact = _pinned(artifact, source)
     space = declared_space(artifact, source.variables, source.constraints)
     artifact = artifact.model_copy(update={"space": space})
     artifact_payload(artifact)  # what JSON or Postgres cannot hold is refused here
     return artifact
+
+
+def named_models(source: ProgramSource) -> set[str]:
+    """The registered models that a source names. Raises Invalid for what cannot be a name."""
+    return {*source.models.values(), *_own_models(source).values()}
 
 
 def _refuse(source: ProgramSource, names: tuple[str, ...], kind: str) -> None:
@@ -108,6 +116,35 @@ def _named_modules(source: ProgramSource) -> dict[str, ModuleSpec]:
     written.setdefault("signature", source.signature)
     with within("module"):
         return {name: _module(written)}
+
+
+def _pinned(artifact: Artifact, source: ProgramSource) -> Artifact:
+    """With the models that `models` names by module or predictor, and modules by their `model`."""
+    predictors = predictors_by_owner(artifact)
+    seen: set[str] = set()
+    for name, model in sorted([*source.models.items(), *_own_models(source).items()]):
+        predictor = predictors.get(name, name)
+        if predictor in seen:
+            field = pin_field(name)
+            raise Invalid(f"{field} is said twice", field=field, rule="unique")
+        seen.add(predictor)
+        artifact = with_pin(artifact, predictor, model)  # "" comes first
+    check_pins(artifact)
+    return artifact
+
+
+def _own_models(source: ProgramSource) -> dict[str, str]:
+    """By module. Raises Invalid for what cannot be a model's name."""
+    modules = source.modules or {}
+    if source.module:
+        modules = {str(source.module.get("name", MAIN)): source.module}
+    found: dict[str, str] = {}
+    for name, written in modules.items():
+        if written.get("model") is None:
+            continue
+        field = f"modules.{name}.model" if source.modules else "module.model"
+        found[name] = require_name(str(written["model"]), field)
+    return found
 
 
 def _check_module_name(name: Any) -> None:

@@ -16,7 +16,7 @@ from dspex_ray.programs.model import (
     ProgramVersion,
     VersionSpace,
 )
-from dspex_ray.programs.paths import MODELS, TEXTS, target_of
+from dspex_ray.programs.paths import TEXTS, target_of
 from dspex_ray.programs.rules import REASONING
 from dspex_ray.programs.types import annotation_for
 from dspex_ray.variables import ml
@@ -92,10 +92,16 @@ def declared_space(
             )
         return None
     space = declared(variables, constraints)
+    check_applicable(artifact, space)
+    return space
+
+
+def check_applicable(artifact: Artifact, space: Space) -> None:
+    """Raises Invalid for a variable that changes nothing of the artifact, or has a value that
+    cannot be applied."""
     for leaf in space.leaves():
         for case in leaf.branches():
             _check_applicable(artifact, leaf.path, case.domain)
-    return space
 
 
 def _check_applicable(artifact: Artifact, path: str, domain: Domain) -> None:
@@ -104,10 +110,6 @@ def _check_applicable(artifact: Artifact, path: str, domain: Domain) -> None:
     if attribute in TEXTS:
         return
     for value in domain.values(2):
-        if attribute in MODELS:
-            if not isinstance(value, str):
-                raise Invalid(f"{path} must be a name", field=path, rule="type")
-            continue
         after = changed(artifact, path, value)
         if attribute == "module":
             checked(after)
@@ -149,4 +151,6 @@ def _around(domain: Domain, value: Scalar) -> Domain:
     changes: dict[str, Any] = {"default": value}
     if isinstance(domain, FloatVariable | IntegerVariable) and isinstance(value, int | float):
         changes |= {"low": min(domain.low, value), "high": max(domain.high, value)}
+    if isinstance(domain, ChoiceVariable) and value not in domain.choices:
+        changes |= {"choices": (*domain.choices, value)}  # a pinned model that was not named
     return domain.model_copy(update=changes)

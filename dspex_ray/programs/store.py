@@ -5,14 +5,22 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, Text, cast, exists, func, insert, or_, select, update
+from sqlalchemy.dialects.postgresql import JSONB, JSONPATH
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from dspex_ray.core.errors import NotFound, Stale
 from dspex_ray.core.ids import NewId, ProgramId, ProjectId, VersionId
 from dspex_ray.core.page import Page, cursor_position, encode_cursor
 from dspex_ray.db.engine import Read, Write
-from dspex_ray.db.tables import label_events, program_labels, program_versions, programs
+from dspex_ray.db.tables import (
+    label_events,
+    placements,
+    program_labels,
+    program_versions,
+    programs,
+    splits,
+)
 from dspex_ray.programs.artifacts import artifact_payload, load_artifact
 from dspex_ray.programs.model import LabelMove, Program, ProgramVersion
 
@@ -156,6 +164,35 @@ async def list_versions(
     return Page(
         items=items, next_cursor=encode_cursor(items[-1].number) if len(rows) > limit else None
     )
+
+
+async def pinned_by(conn: Read | Write, project_id: ProjectId, model: str) -> list[str]:
+    """`name@number` of the versions that pin the model of this name and may be asked for by more
+    than their number: labelled, in a split, placed, or the newest; none of archived programs."""
+    version = program_versions.c
+    newer = program_versions.alias()
+    in_split = splits.c.arms.contains(
+        func.jsonb_build_array(func.jsonb_build_object("version", version.number))
+    )
+    asked_for = (
+        exists().where(program_labels.c.version_id == version.id),
+        exists().where(placements.c.version_id == version.id),
+        exists().where(splits.c.program_id == version.program_id, in_split),
+        ~exists().where(newer.c.program_id == version.program_id, newer.c.number > version.number),
+    )
+    pins = func.jsonb_path_query_array(version.artifact, cast("$.models.*", JSONPATH), type_=JSONB)
+    rows = await conn.execute(
+        select(programs.c.name, version.number)
+        .join(programs, programs.c.id == version.program_id)
+        .where(
+            version.project_id == project_id,
+            programs.c.status != "archived",
+            pins.contains(func.to_jsonb(cast(model, Text))),
+            or_(*asked_for),
+        )
+        .order_by(programs.c.name, version.number)
+    )
+    return [f"{name}@{number}" for name, number in rows]
 
 
 class VersionRow(NamedTuple):

@@ -31,6 +31,7 @@ from dspex_ray.routing.attempt import (
     Waited,
 )
 from dspex_ray.routing.rules import Candidate
+from dspex_ray.routing.scope import find_gate
 
 if TYPE_CHECKING:
     from dspy.lm15 import Request
@@ -58,14 +59,18 @@ class _Misconfigured(Exception):
 
 
 async def drive(machine: Attempts, request: Request, leaves: Leaves, done: Done) -> CallResult:
-    """Carry out a call for a whole answer. Errors are in the result; cancellation is raised."""
-    step = _advance(machine, None)
+    """Carry out a call for a whole answer. Errors are in the result; cancellation is raised, and
+    what the gate of further attempts raises."""
+    step, gate, failed = _advance(machine, None), find_gate(), None
     while not isinstance(step, CallResult):
         try:
+            if gate is not None and failed is not None and isinstance(step, Call):
+                await gate(failed)
             outcome = await _perform(step, request, leaves)
         except BaseException:
             done(_give_up(machine))
             raise
+        failed = outcome.failure if isinstance(outcome, Broke) else failed
         step = _advance(machine, outcome)
     done(step)
     return step

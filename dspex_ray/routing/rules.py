@@ -10,6 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 from dspex_ray.core.errors import Conflict, Unavailable
 from dspex_ray.core.ids import AssignmentId, ModelId
@@ -17,6 +18,7 @@ from dspex_ray.models.model import HealthStatus, Model, ModelStatus
 from dspex_ray.models.rules import health_status
 from dspex_ray.routing.model import Loss, Lost, ProgramModel, RoutingStrategy
 
+_DIRECT = AssignmentId(UUID(int=0))
 UNMEASURED_LATENCY_MS = 1000.0
 UNMEASURED_SUCCESS_RATE = 0.5
 
@@ -64,6 +66,58 @@ def applicable(
     """The predictor's own assignments if there is one, else those of the whole program."""
     own = [pair for pair in assigned if predictor and pair[0].predictor == predictor]
     return own or [pair for pair in assigned if pair[0].predictor is None]
+
+
+def direct(model: Model, now: datetime, predictor: str | None = None) -> ProgramModel:
+    """The assignment that a caller makes by naming the model itself: it has no row."""
+    return ProgramModel(
+        id=_DIRECT,
+        project_id=model.project_id,
+        predictor=predictor,
+        model_id=model.id,
+        model_name=model.name,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def under_pins(
+    pins: Sequence[ProgramModel], assignments: Sequence[ProgramModel]
+) -> list[ProgramModel]:
+    """A program's assignments under the pins of a version, as `applicable` takes them.
+
+    A pin is a `direct` assignment: of a predictor, or of all that have none of their own. It is
+    the sole primary of its predictor. What would be applicable without it follows as fallbacks,
+    under the conditions that it has: primaries first, then by priority; the pinned model itself
+    is left out.
+    """
+    own = {pin.predictor: pin for pin in pins}
+    rows: list[ProgramModel] = []
+    for predictor in dict.fromkeys([*own, *(row.predictor for row in assignments)]):
+        pin = own.get(predictor, own.get(None))
+        mine = [row for row in assignments if row.predictor == predictor]
+        if pin is None:
+            rows += mine
+            continue
+        rows.append(pin.model_copy(update={"predictor": predictor}))
+        following = mine or [row for row in assignments if row.predictor is None]
+        following.sort(key=_primaries_first)
+        rows += [
+            row.model_copy(
+                update={
+                    "predictor": predictor,
+                    "routing_strategy": RoutingStrategy.FALLBACK,
+                    "priority": -place,
+                }
+            )
+            for place, row in enumerate(following, 1)
+            if row.model_id != pin.model_id
+        ]
+    return rows
+
+
+def _primaries_first(row: ProgramModel) -> tuple[bool, int, int]:
+    return row.routing_strategy is not RoutingStrategy.PRIMARY, -row.priority, row.id.int
 
 
 def select_model(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any
 
 from dspex_ray.core.errors import Conflict
+from dspex_ray.models.failure import Failure
 from dspex_ray.routing.cache import CacheUse, Lookup
 from dspex_ray.routing.sink import Sink
 
@@ -94,6 +95,27 @@ def request_scope(scope: RequestScope) -> Iterator[RequestScope]:
         yield scope
     finally:
         _current.reset(token)
+
+
+# Asked before each attempt of a call for a whole answer but its first, with what the one before
+# failed by. It may wait, and what it raises ends the call.
+Gate = Callable[[Failure], Awaitable[None]]
+
+_gate: ContextVar[Gate | None] = ContextVar("dspex_ray_attempt_gate", default=None)
+
+
+@contextmanager
+def attempts_gated(gate: Gate) -> Iterator[None]:
+    """For calls inside, in place of any gate outside."""
+    token = _gate.set(gate)
+    try:
+        yield
+    finally:
+        _gate.reset(token)
+
+
+def find_gate() -> Gate | None:
+    return _gate.get()
 
 
 def find_scope() -> RequestScope | None:

@@ -55,7 +55,7 @@ class _Loaded:
 
 
 class Examples:
-    """`evaluation.pool.Evaluator` on the parts of a process that calls models."""
+    """The work of `evaluation.actors.Hand` on the parts of a process that calls models."""
 
     def __init__(
         self,
@@ -83,8 +83,10 @@ class Examples:
             lambda: [resolve_metric(s, allowed_packages=self._allowed) for s in work.metrics]
         )
 
+        routes = target.routes
+
         def assigned() -> Assigned:
-            return candidates.assigned(self._calling.configuration, target.assignments)
+            return candidates.assigned(self._calling.configuration, routes)
 
         lm = self._calling.lm(target.program.name, assigned)
         loaded = _Loaded(work, program, lm, metrics)

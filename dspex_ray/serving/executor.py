@@ -27,6 +27,8 @@ from dspex_ray.serving import candidates
 from dspex_ray.serving.runner import Run
 from dspex_ray.serving.snapshot import Configuration, ServedVersion
 
+Pins = tuple[tuple[str, str], ...]
+
 _HELD = 256  # built programs; a version is KBs of JSON and some dspy objects
 
 
@@ -82,7 +84,7 @@ class LocalRunner:
         self._router = router
         self._configuration = configuration
         self._threads = threads
-        self._lms: dict[ProgramId, Any] = {}
+        self._lms: dict[tuple[ProgramId, Pins], Any] = {}
 
     async def prepare(self, version: ServedVersion) -> None:
         """Build it now; raises Invalid when it cannot be built here."""
@@ -90,27 +92,30 @@ class LocalRunner:
 
     async def run(self, run: Run) -> dict[str, Any]:
         loaded = await self._executor.program(run.version)
-        lm = self._lm(run.program)
+        lm = self._lm(run.program, run.version)
         with request_scope(run.scope):
             return await run_program(loaded, run.inputs, lm=lm, threads=self._threads)
 
     async def stream(self, run: Run) -> AsyncGenerator[Any, None]:
         loaded = await self._executor.program(run.version)
-        lm = self._lm(run.program)
+        lm = self._lm(run.program, run.version)
         with request_scope(run.scope):
             events = stream_program(loaded, run.inputs, lm=lm, threads=self._threads)
             async with aclosing(events):
                 async for event in events:
                     yield event
 
-    def _lm(self, program: Program) -> Any:
-        """The routed LM of the program; it asks the newest snapshot at every call."""
+    def _lm(self, program: Program, version: ServedVersion) -> Any:
+        """The routed LM of the program's versions that pin the same models; it asks the newest
+        snapshot at every call."""
+        pins = dict(version.pins)
 
         def assigned() -> Assigned:
             rows = self._configuration.snapshot.assignments.get(program.id, ())
-            return candidates.assigned(self._configuration, rows)
+            return candidates.assigned_for(self._configuration, rows, pins, program.project_id)
 
-        if program.id not in self._lms:
+        key = program.id, tuple(sorted(pins.items()))
+        if key not in self._lms:
             route = Route(self._router, assigned, current_predictor)
-            self._lms[program.id] = routed_lm(program.name, route, asyncio.get_running_loop())
-        return self._lms[program.id]
+            self._lms[key] = routed_lm(program.name, route, asyncio.get_running_loop())
+        return self._lms[key]

@@ -1,9 +1,10 @@
-"""Which models this instance hosts itself, and as which Serve application. Pure."""
+"""Which models this instance hosts itself, and as which Serve applications. Pure."""
 
 from __future__ import annotations
 
 from dspex_ray.core.canonical import content_hash
 from dspex_ray.core.noun import Noun
+from dspex_ray.models.hosting import HostingOptions, hosting_options
 from dspex_ray.models.model import Model, Provider
 
 PREFIX = "hosted-"
@@ -16,17 +17,20 @@ class HostedModel(Noun):
     name: str
     weights: str
     context_window: int = CONTEXT
+    options: HostingOptions = HostingOptions()
 
 
 def is_hosted(model: Model) -> bool:
     return model.provider is Provider.LOCAL and model.base_url is None
 
 
-def application_name(model: Model) -> str:
-    """Named by project and content too: another project's model of this name has a host of its
-    own, and a model whose weights or context change gets a new one."""
+def application_names(model: Model) -> tuple[str, ...]:
+    """One a replica, so that callers choose among them. Named by project and content too: another
+    project's model of this name has hosts of its own, and a model whose weights, context or
+    hosting change gets new ones."""
     mark = content_hash([str(model.project_id), hosting(model).model_dump()])[:8]
-    return f"{PREFIX}{model.name}-{mark}"
+    replicas = hosting_options(model.config).replicas
+    return tuple(f"{PREFIX}{model.name}-{mark}-{number}" for number in range(replicas))
 
 
 def hosting(model: Model) -> HostedModel:
@@ -34,4 +38,5 @@ def hosting(model: Model) -> HostedModel:
         name=model.name,
         weights=model.model_name,
         context_window=model.context_window or CONTEXT,
+        options=hosting_options(model.config),
     )

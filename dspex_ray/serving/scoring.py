@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor as Threads
 from dataclasses import dataclass
 from decimal import Decimal
@@ -32,9 +32,14 @@ class Calling:
     threads: Threads
     clock: Clock
 
-    def lm(self, name: str, assigned: Any) -> Any:
-        """A routed LM on the running loop; `assigned` is asked anew at every call."""
-        route = Route(self.router, assigned, current_predictor)
+    def lm(
+        self,
+        name: str,
+        assigned: Any,
+        predictor: Callable[[], str | None] = current_predictor,
+    ) -> Any:
+        """A routed LM on the running loop; both functions are asked anew at every call."""
+        route = Route(self.router, assigned, predictor)
         return routed_lm(name, route, asyncio.get_running_loop())
 
 

@@ -34,6 +34,12 @@ class ServedVersion:
     placement: DedicatedPlace | None = None
 
     @property
+    def pins(self) -> Mapping[str, str]:
+        """The names of the models that it pins, by predictor; "" stands for all others."""
+        pins: dict[str, str] = self.artifact.get("models", {})
+        return pins
+
+    @property
     def input_names(self) -> list[str]:
         return [field["name"] for field in self.artifact["signature"]["inputs"]]
 

@@ -45,11 +45,12 @@ class Corpus:
     def questions(self, count: int, long_every: int) -> list[Article]:
         """Topics in turn; each `long_every`th article is too long for the small context."""
         return [
-            self._question(TOPICS[index % len(TOPICS)], (index + 1) % long_every == 0)
+            self.question(TOPICS[index % len(TOPICS)], is_long=(index + 1) % long_every == 0)
             for index in range(count)
         ]
 
-    def _question(self, topic: str, is_long: bool) -> Article:
+    def question(self, topic: str, *, is_long: bool) -> Article:
+        """One of the topic, drawn; it may have been drawn before."""
         wanted = _LONG_WORDS if is_long else _SHORT_WORDS
         while True:  # every topic has hundreds of articles of 200 words and more
             file = self._rng.choice(self._files[topic][_DEMO_POOL:])

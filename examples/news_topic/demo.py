@@ -7,17 +7,12 @@ running in either case.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -25,7 +20,6 @@ from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -34,6 +28,15 @@ from dspex_ray.core.errors import DspexRayError
 from dspex_ray.serving.model import Prediction
 from dspex_ray.traces.model import Execution, ExecutionQuery, Source, UsageGroup, UsageQuery
 from examples.news_topic.articles import Article, installed_corpus
+from examples.news_topic.instance import (
+    client_of,
+    dspex,
+    home_of,
+    out,
+    own_instance,
+    status_of,
+    step,
+)
 
 PROGRAM = "news-topic"
 REQUESTS = 20
@@ -42,8 +45,6 @@ SEED = 0
 
 _FILE = Path(__file__).with_name("demo.yaml")
 _RECORDED_WITHIN_S = 15.0
-
-out = Console(highlight=False, soft_wrap=True)
 
 
 class Answer(NamedTuple):
@@ -72,87 +73,44 @@ class Summary(BaseModel):
 
 def main() -> int:
     once = os.environ.get("DEMO_ONCE", "") not in {"", "0"}  # noqa: TID251 - a door
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what it started, as Ctrl-C does
     started = time.monotonic()
-    home = demo_home()
+    home = home_of("demo")
     out.print(f"dspex-ray demo: everything of it lies in {home}")
-    with step("What an earlier run left"):
-        _dspex(home, "down", quiet=True)
-        shutil.rmtree(home, ignore_errors=True)
     try:
-        summary = run(home, started)
-        if not once:
-            _wait_for_ctrl_c()
+        with own_instance(home):
+            summary = run(home, started)
+            if not once:
+                _wait_for_ctrl_c()
     except KeyboardInterrupt:
         out.print("\nInterrupted.")
         return 130
-    finally:
-        with step("End the instance"):
-            _dspex(home, "down")
     if once:
         sys.stdout.write(summary.model_dump_json() + "\n")
     return 0 if summary.ok == summary.requests and summary.fallbacks else 1
 
 
 def run(home: Path, started: float) -> Summary:
-    """All of the demo on a running instance, which it starts and leaves running."""
-    with step("Start Postgres, Ray and the platform"):
-        _dspex(home, "up")
+    """All of the demo on its running instance."""
     corpus = installed_corpus(SEED)
     declaration = yaml.safe_load(_FILE.read_text(encoding="utf-8"))
     declaration["programs"][0]["source"]["module"]["demos"] = corpus.demos()
     file = home / "demo.yaml"
     file.write_text(yaml.safe_dump(declaration, sort_keys=False), encoding="utf-8")
     with step("Host two local models, check and approve them, create the program"):
-        _dspex(home, "apply", "-f", str(file))
-    status = json.loads(_dspex(home, "status", "--json", quiet=True))
-    key = (home / "dev-key").read_text(encoding="ascii").strip()
+        dspex(home, "apply", "-f", str(file))
     since = datetime.now(UTC).replace(second=0, microsecond=0)  # noqa: TID251 - a door
-    with Dspex(status["url"], key) as client:
+    with client_of(home) as client:
         with step(f"{REQUESTS} requests to POST /v1/programs/{PROGRAM}/predict"):
             answers = _ask(client, corpus.questions(REQUESTS, LONG_EVERY))
         runs = _recorded(client, sum(answer.prediction is not None for answer in answers))
         fallen = next((execution for execution in runs if execution.fallback), None)
         if fallen is not None:
             out.print("\n[bold]One request that fell back[/] (smol-short's context is too small)")
-            _dspex(home, "executions", "show", str(fallen.id))
+            dspex(home, "executions", "show", str(fallen.id))
         _show_models(client, since)
     _show_result(answers)
-    _show_places(status, home)
+    _show_places(status_of(home), home)
     return _summary(answers, time.monotonic() - started)
-
-
-def demo_home() -> Path:
-    """Short, since sockets lie in it; one a checkout and user; not below a closed home folder."""
-    checkout = hashlib.sha256(str(_FILE).encode()).hexdigest()[:8]
-    return Path("/var/tmp") / f"dspex-demo-{os.getuid()}-{checkout}"  # noqa: S108 - mode 0700
-
-
-@contextmanager
-def step(title: str) -> Iterator[None]:
-    """Say what is done, and how long it took."""
-    out.print(f"\n[bold blue]==>[/] [bold]{title}[/]")
-    began = time.monotonic()
-    yield
-    out.print(f"    {time.monotonic() - began:.1f} s")
-
-
-def _dspex(home: Path, *arguments: str, quiet: bool = False) -> str:
-    """Run the dspex command as a user would; `quiet` keeps its output, which is given back.
-
-    Raises CalledProcessError when it fails.
-    """
-    if arguments[0] != "status":
-        out.print(f"    $ dspex --home {home} {' '.join(arguments)}", style="dim")
-    done = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "dspex_ray.cli", "--home", str(home), *arguments],
-        check=True,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE if quiet else None,
-        text=True,
-    )
-    return done.stdout or ""
 
 
 def _ask(client: Dspex, articles: Sequence[Article]) -> list[Answer]:

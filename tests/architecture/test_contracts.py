@@ -14,6 +14,8 @@ LINT = Path(sys.executable).parent / "lint-imports"
 # A variable is many nouns: what a space is made of stands in two more files; runs of optimizers
 # beside what optimizers themselves are given and hand back.
 OTHER_NOUNS = (
+    "dspex_ray.optimization.front",
+    "dspex_ray.optimization.held_out",
     "dspex_ray.optimization.runs",
     "dspex_ray.variables.conditions",
     "dspex_ray.variables.domains",

@@ -11,12 +11,14 @@ from dspex_ray.client.aio.connection import AsyncConnection
 from dspex_ray.client.bodies import Ask, params, path, payload, query, read
 from dspex_ray.core.errors import DeadlineExceeded, Unavailable
 from dspex_ray.core.page import DEFAULT_LIMIT, MAX_LIMIT, Page
+from dspex_ray.optimization.front import Front
 from dspex_ray.optimization.model import OptimizerInfo
 from dspex_ray.optimization.runs import (
     NewOptimization,
     OptimizationRun,
     RunEstimate,
     RunEvent,
+    RunImportance,
     RunQuery,
     RunTrial,
     SeenExample,
@@ -87,10 +89,23 @@ class AsyncOptimizations:
     async def examples(
         self, run_id: UUID, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT
     ) -> Page[SeenExample]:
-        """What the optimizer was given, by hash: none of it is held out."""
+        """What the optimizer was given, or its versions measured on (`test`), by hash: none of it
+        is held out any more."""
         where = path(_ONE + "/examples", id=run_id)
         ask = Ask("GET", where, params=params(cursor=cursor, limit=limit), repeatable=True)
         return await self._connection.call(Page[SeenExample], ask)
+
+    async def front(self, run_id: UUID) -> Front:
+        """What a search for several objectives came to. Raises NotFound saying why a run has
+        none."""
+        ask = Ask("GET", path(_ONE + "/front", id=run_id), repeatable=True)
+        return await self._connection.call(Front, ask)
+
+    async def importance(self, run_id: UUID) -> RunImportance:
+        """Which variables mattered, by the trials so far. Raises NotFound for a search that has
+        no variables."""
+        ask = Ask("GET", path(_ONE + "/importance", id=run_id), repeatable=True)
+        return await self._connection.call(RunImportance, ask)
 
     async def cancel(self, run_id: UUID) -> OptimizationRun:
         """It ends within seconds, and keeps what was found."""

@@ -146,6 +146,18 @@ async def test_a_declared_cache(api: httpx.AsyncClient) -> None:
     assert ok(await api.get("/v1/models/fast"))["cache_ttl_s"] is None
 
 
+async def test_a_program_may_pin_a_model_of_the_same_file(api: httpx.AsyncClient) -> None:
+    file = {
+        "models": [a_model("mine")],
+        "programs": [{"name": "p", "source": QA | {"models": {"": "mine"}}}],
+    }
+    steps = await applied(api, file, dry_run=True)
+    assert await applied(api, file) == steps
+    artifact = ok(await api.get("/v1/programs/p/versions/1"))["artifact"]
+    assert artifact["models"] == {"": "mine"}
+    assert {change for change, *_ in await applied(api, file)} == {"unchanged"}
+
+
 async def test_only_what_differs_is_changed(api: httpx.AsyncClient) -> None:
     await applied(api, FILE)
     file = with_change()
@@ -222,6 +234,13 @@ BAD_FILES: list[tuple[Any, int, str | None, str | None]] = [
     ),
     ({"routes": [{"name": "r", "assignments": []}]}, 422, "routes.0.assignments", "too_short"),
     ({"routes": [{"name": "r", "assignments": [{"model": "none"}]}]}, 404, None, None),
+    ({"programs": [{"name": "p", "source": QA | {"models": {"": "none"}}}]}, 404, None, None),
+    (
+        {"programs": [{"name": "p", "source": QA | {"models": {"x": "m"}}}]},
+        422,
+        "models.x",
+        "known predictor",
+    ),
     (
         {
             "programs": [

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from dspex_ray.bootstrap import Services
+from dspex_ray.core.ids import DEFAULT_PROJECT
 from dspex_ray.core.page import Page
 from dspex_ray.evaluation.model import (
     Evaluation,
@@ -23,7 +24,9 @@ from dspex_ray.evaluation.model import (
     ExampleResult,
 )
 from dspex_ray.evaluation.running import EvaluationRuns
-from dspex_ray.evaluation.work import Item, Work
+from dspex_ray.evaluation.targets import find_version, version_target
+from dspex_ray.evaluation.work import Item, Target, Work
+from dspex_ray.routing.model import RoutingStrategy
 from tests.integration.conftest import a_model, a_program, ok, refused
 from tests.integration.rows import Rows
 from tests.unit.evaluation.parts import FAILED, FakePool
@@ -338,6 +341,41 @@ async def test_lists_are_filtered_and_paged(
     refused(await api.get(PATH, params={"cursor": "x"}), 422, field="cursor", rule="opaque")
     where = f"{PATH}/{made[0]}/results"
     refused(await api.get(where, params={"cursor": "x"}), 422, field="cursor", rule="opaque")
+
+
+async def test_a_pinned_version_is_measured_by_its_model_unless_told_otherwise(
+    api: httpx.AsyncClient, services: Services
+) -> None:
+    ok(await api.post("/v1/models", json=a_model("n")), 201)
+    ok(await api.post("/v1/models/n/approve"))
+    source = {"signature": "question -> answer", "config": {"temperature": 0}, "model": "n"}
+    ok(await api.post("/v1/programs/p/versions", json={"source": {"module": source}}), 201)
+    ok(await api.post("/v1/programs", json={"name": "q", "source": {"module": source}}), 201)
+
+    async def target(reference: str, model: str | None = None) -> Target:
+        async with services.database.read() as conn:
+            program, version = await find_version(conn, DEFAULT_PROJECT, reference)
+            now = services.clock.now()
+            return await version_target(conn, program, version, model=model, now=now)
+
+    def routes(target: Target) -> list[tuple[str, RoutingStrategy]]:
+        return [(row.model_name, row.routing_strategy) for row in target.routes]
+
+    primary, fallback = RoutingStrategy.PRIMARY, RoutingStrategy.FALLBACK
+    one, two, told = await target("p@1"), await target("p@2"), await target("p@2", "m")
+    assert routes(one) == routes(told) == [("m", primary)]
+    assert [row for row in routes(two) if row[0] == "n"] == [("n", primary)]
+    assert ("m", fallback) in routes(two)
+    assert [model.name for model in two.models] == ["n", "m"]
+    assert len({target.configuration for target in (one, two, told)}) == 3
+    assert routes(await target("q")) == [("n", primary)]  # it needs no assignment
+
+    asked_for = await create(api, program="p@2")
+    again = await create(api, program="p@2", settings={"model": "m"})
+    assert asked_for.configuration != again.configuration
+    ok(await api.post("/v1/models/n/deprecate"))
+    refused(await api.post(PATH, json=asked(program="q")), 409)
+    await create(api, program="p@2")  # what is assigned would answer
 
 
 async def test_what_could_not_be_run_is_refused_and_nothing_is_written(

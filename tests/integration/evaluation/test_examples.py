@@ -25,6 +25,7 @@ from dspex_ray.programs.model import CapturePolicy, Program, ProgramSource
 from dspex_ray.routing.breaker import Breakers
 from dspex_ray.routing.limits import Limits
 from dspex_ray.routing.router import Router
+from dspex_ray.routing.rules import direct
 from dspex_ray.serving.examples import Examples
 from dspex_ray.serving.executor import Executor
 from dspex_ray.serving.metering import TimedThreads
@@ -169,6 +170,20 @@ async def test_two_programs_at_once_never_see_each_others_model(house: House) ->
     for record in house.records():
         wanted = (record.program or "").partition("-")[2]
         assert {call.answered_by for call in record.lm_calls} == {wanted}
+
+
+async def test_a_pinned_model_answers_and_what_is_assigned_comes_after_it(house: House) -> None:
+    model = house.plane.add_model("m", house.two.url)
+    mine = house.plane.add_model("mine", house.one.url)
+    work = house.work(house.program("p", ECHO, model))
+    pins = {"pins": (direct(mine, mine.created_at),), "models": (pinned(mine), *work.target.models)}
+    work = work.model_copy(update={"target": work.target.model_copy(update=pins)})
+    (result,) = await run(house, work, item())
+    house.one.always(Fault.SERVER_ERROR)
+    (fallen,) = await run(house, work, item(1))
+    assert [one.scores["exact_match"] for one in (result, fallen)] == [1.0, 0.0]
+    calls = [record.lm_calls[0] for record in house.records()]
+    assert [(call.chosen, call.answered_by) for call in calls] == [("mine", "mine"), ("mine", "m")]
 
 
 async def test_a_judge_has_a_model_and_a_record_of_its_own(house: House) -> None:

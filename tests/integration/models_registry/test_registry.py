@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,7 @@ from dspex_ray.testing.fake_clock import FakeClock
 from tests.integration.conftest import (
     ScriptedProvider,
     a_model,
+    a_program,
     ok,
     refuse_configuration_changes,
     refused,
@@ -446,6 +448,55 @@ async def test_an_assigned_model_is_not_deleted(api: httpx.AsyncClient, rows: Ro
     ok(await api.delete("/v1/models/m"), 204)
     refused(await api.get("/v1/models/m"), 404)
     assert await rows.of("model_prices") == await rows.of("model_stats") == []
+
+
+async def test_a_model_that_a_version_in_use_pins_is_not_deleted(api: httpx.AsyncClient) -> None:
+    await registered(api)
+    await registered(api, "other")
+    pinned = {"module": {"signature": "question -> answer", "model": "m"}}
+    ok(await api.post("/v1/programs", json={"name": "p", "source": pinned}), 201)
+
+    async def delete() -> str:
+        return str(refused(await api.delete("/v1/models/m"), 409)["detail"])
+
+    def bare(text: str) -> dict[str, Any]:
+        return {"source": {"module": {"signature": text}, "models": {"": "other"}}}
+
+    assert await delete() == (
+        "model 'm' is pinned by p@1: add a version without it, move labels and splits to that, "
+        "or deprecate the model"
+    )  # the newest
+    ok(await api.post("/v1/programs/p/versions", json=bare("question -> reply")), 201)
+    ok(await api.put("/v1/programs/p/labels/old", json={"version": 1}))
+    assert "pinned by p@1:" in await delete()  # labelled
+    ok(await api.put("/v1/programs/p/labels/old", json={"version": 2}))
+    arms = [{"version": 1, "weight_bp": 5_000}, {"version": 2, "weight_bp": 5_000}]
+    ok(await api.put("/v1/programs/p/split", json={"arms": arms}))
+    assert "pinned by p@1:" in await delete()  # in the split
+    ok(await api.put("/v1/programs/p/split", json={"arms": [{"version": 2, "weight_bp": 10_000}]}))
+    ok(await api.delete("/v1/models/m"), 204)  # no version says its name but by a number
+    refused(await api.delete("/v1/models/other"), 409)
+    ok(await api.post("/v1/programs/p/archive"))
+    ok(await api.delete("/v1/models/other"), 204)
+
+
+async def test_a_version_and_the_end_of_its_model_do_not_pass_each_other(
+    api: httpx.AsyncClient,
+) -> None:
+    """Whichever comes first, a version never pins a model that is not there."""
+    ok(await api.post("/v1/programs", json=a_program()), 201)
+    for number in range(6):
+        await registered(api)
+        source = {"signature": f"question -> answer{number}", "model": "m"}
+        new = {"source": {"module": source}}
+        made, ended = await asyncio.gather(
+            api.post("/v1/programs/p/versions", json=new), api.delete("/v1/models/m")
+        )
+        assert (made.status_code, ended.status_code) in ((201, 409), (422, 204)), made.text
+        if made.status_code == 201:
+            other = {"source": {"module": {"signature": f"question -> reply{number}"}}}
+            ok(await api.post("/v1/programs/p/versions", json=other), 201)
+            ok(await api.delete("/v1/models/m"), 204)
 
 
 async def test_lists_are_filtered(api: httpx.AsyncClient) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
@@ -16,7 +16,8 @@ from dspex_ray.core.errors import Unavailable
 from dspex_ray.core.ids import OptimizationId
 from dspex_ray.evaluation.work import Target
 from dspex_ray.models.model import Model
-from dspex_ray.optimization.driver import Process, RunDriver
+from dspex_ray.optimization.attempt import Process
+from dspex_ray.optimization.driver import RunDriver
 from dspex_ray.optimization.endings import RunEndings
 from dspex_ray.optimization.run_rules import JobState
 from dspex_ray.optimization.runs import OptimizationRun
@@ -32,12 +33,15 @@ PRICE = {"prompt_usd_per_token": "0.000001", "completion_usd_per_token": "0.0000
 
 
 class FakeModels:
-    """`optimization.driver.Models`: one fake engine behind all LMs, priced as registered."""
+    """`optimization.attempt.Models`: one fake engine behind all LMs, priced as registered."""
 
     def __init__(self, engine: FakeEngine, held: dict[str, Model]) -> None:
         self.engine, self._held = engine, held
+        self.embedded: list[list[str]] = []
+        self.pinned: list[dict[str, str]] = []
 
-    def program_lm(self, target: Target) -> Any:
+    def program_lm(self, target: Target, pins: Mapping[str, str]) -> Any:
+        self.pinned.append(dict(pins))
         return fake_lm(self.engine)
 
     def model_lm(self, target: Target, model: str) -> Any:
@@ -47,6 +51,7 @@ class FakeModels:
         return [self._held["m" if model is None else model]]
 
     async def embed(self, target: Target, model: str, texts: list[str]) -> list[list[float]]:
+        self.embedded.append(texts)
         return [[float(len(text)), 1.0] for text in texts]
 
     def sink(self, run: OptimizationRun, target: Target) -> FakeModels:
@@ -102,19 +107,27 @@ async def resources(api: httpx.AsyncClient) -> None:
     )
 
 
-async def driver(services: Services, engine: FakeEngine) -> RunDriver:
-    held = {name: await services.models.get(SYSTEM, name) for name in ("m", "other")}
+async def driver(
+    services: Services, engine: FakeEngine, models: FakeModels | None = None, **parts: Any
+) -> RunDriver:
+    """`parts` are further ones of the process: a pool and its door."""
     return RunDriver(
         Process(
             database=services.database,
             clock=services.clock,
-            models=FakeModels(engine, held),
+            models=models or await fake_models(services, engine),
             registry=registry(),
             threads=ThreadPoolExecutor(4),
             allowed_packages=("dspy",),
+            **parts,
         ),
         endings(services),
     )
+
+
+async def fake_models(services: Services, engine: FakeEngine) -> FakeModels:
+    held = {name: await services.models.get(SYSTEM, name) for name in ("m", "other")}
+    return FakeModels(engine, held)
 
 
 def endings(services: Services) -> RunEndings:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 import dspex_ray.testing.sample_programs
-from tests.integration.conftest import a_program, ok, refused
+from tests.integration.conftest import a_model, a_program, ok, refused
 from tests.integration.rows import Rows
 
 pytestmark = pytest.mark.integration
@@ -156,6 +156,47 @@ async def test_what_is_no_program_is_refused_by_field_and_rule_and_nothing_is_wr
             answer = await api.post(path, content=content, headers=JSON)
             refused(answer, 422, field=field, rule=rule)
     assert await rows.dump() == before
+
+
+async def test_pinned_models_are_those_of_the_project(
+    api: httpx.AsyncClient, rows: Rows, stranger: httpx.AsyncClient
+) -> None:
+    ok(await stranger.post("/v1/models", json=a_model("theirs")), 201)
+    ok(await api.post("/v1/programs", json=a_program("there")), 201)
+    before = await rows.dump()
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"module": predict(model="none")}, "models.main"),
+        ({"module": predict(), "models": {"": "none"}}, "models"),
+        ({"module": predict(), "models": {"": "theirs"}}, "models"),
+        ({"import_path": f"{SAMPLES}:TwoSteps", "models": {"draft": "none"}}, "models.draft"),
+    ]
+    for source, field in cases:
+        for path, body in (
+            ("/v1/programs", {"name": "new", "source": source}),
+            ("/v1/programs/there/versions", {"source": source}),
+        ):
+            refused(await api.post(path, json=body), 422, field=field, rule="known model")
+    exported = ok(await api.get("/v1/programs/there/versions/1/export"))["artifact"]
+    for models, rule in (({"": "none"}, "known model"), ({"x": "m"}, "known predictor")):
+        answer = await api.post(
+            "/v1/programs/there/versions", json={"artifact": {**exported, "models": models}}
+        )
+        refused(answer, 422, field="models.x" if "x" in models else "models", rule=rule)
+    assert await rows.dump() == before
+
+
+async def test_a_pinned_model_travels_with_the_artifact(api: httpx.AsyncClient) -> None:
+    ok(await api.post("/v1/models", json=a_model("m")), 201)
+    bare = await created(api, {"module": predict()})
+    assert "models" not in bare
+    pinned = await created(api, {"module": predict(model="m")}, "q")
+    assert pinned == {**bare, "models": {"main": "m"}}
+    exported = ok(await api.get("/v1/programs/q/versions/1/export"))
+    again = ok(await api.post("/v1/programs/p/versions", json=exported), 201)
+    assert (again["number"], again["hash"]) == (2, exported["hash"])
+    assert again["artifact"] == pinned
+    listed = ok(await api.get("/v1/programs/p/versions/2/space"))
+    assert "model" not in listed["current"]  # the default space names no models
 
 
 # --- versions ------------------------------------------------------------------------------

@@ -350,15 +350,17 @@ def test_split_documents_are_alone_on_stdout(shell: Shell) -> None:
     assert json.loads(shell("split", "remove", "news", "--json").out) == APPLIED
 
 
-def test_versions_show_their_labels(shell: Shell) -> None:
+def test_versions_show_their_labels_and_models(shell: Shell) -> None:
+    pinned = wire.version(2)
+    pinned["artifact"]["models"] = {"": "smol"}
     shell.platform.replies = [
         ok(wire.program(labels={"production": 2, "staging": 1})),
-        page(wire.version(2), wire.version(1)),
+        page(pinned, wire.version(1)),
     ]
     ran = shell("program", "versions", "news")
     first, second = (line.split() for line in ran.out.splitlines()[1:])
-    assert first[:5] == ["2", "ab" * 6, "main:", "predict", "production"]
-    assert second[:5] == ["1", "ab" * 6, "main:", "predict", "staging"]
+    assert first[:6] == ["2", "ab" * 6, "main:", "predict", "smol", "production"]
+    assert second[:6] == ["1", "ab" * 6, "main:", "predict", "-", "staging"]
 
 
 def test_a_program_file(shell: Shell, tmp_path: Path) -> None:

@@ -73,6 +73,54 @@ COMMANDS: list[tuple[str, str, httpx.Response, list[str]]] = [
         page(wire.trial(standing=0.5)),
         ["abababababab", "0.500"],
     ),
+    (
+        f"optimize show {wire.ID}",
+        f"GET {AT}",
+        ok(wire.optimization(held_out=wire.held_out(), front_points=3, test_examples=100)),
+        [
+            "6 train, 4 dev, 100 test",
+            "24.0% -> 61.0%, +37 points [+24, +48], p=0.00012, selection flattered by 4 points",
+            "on 100 examples",
+            "3 points",
+            "0.610",
+        ],
+    ),
+    (
+        f"optimize show {wire.ID}",
+        f"GET {AT}",
+        ok(
+            wire.optimization(
+                held_out=wire.held_out(
+                    start=None, versions=[], missing="the budget of usd ended: 0 of 2"
+                )
+            )
+        ),
+        ["not measured: the budget of usd ended: 0 of 2"],
+    ),
+    (
+        f"optimize show {wire.ID}",
+        f"GET {AT}",
+        ok(wire.optimization(held_out=wire.held_out(versions=[]))),
+        ["24.0% before, on 100 examples"],
+    ),
+    (
+        f"optimize front {wire.ID}",
+        f"GET {AT}/front",
+        ok(wire.front()),
+        ["@5", "pick", "75.0%", "$0.0021", "340 ms", "HELD OUT ACCURACY", "70.0%", "model=gemma"],
+    ),
+    (
+        f"optimize importance {wire.ID}",
+        f"GET {AT}/importance",
+        ok(wire.importance()),
+        ["accuracy", "model", "80.0%", "█" * 24, "by PED-ANOVA"],
+    ),
+    (
+        f"optimize importance {wire.ID}",
+        f"GET {AT}/importance",
+        ok(wire.importance(objectives=[{"objective": "cost", "shares": {}, "trials": 5}])),
+        ["cost", "5"],
+    ),
     (f"optimize cancel {wire.ID}", f"POST {AT}/cancel", ok(wire.optimization()), ["completed"]),
     (
         f"optimize resume {wire.ID} --no-wait",

@@ -433,6 +433,16 @@ CASES = {
         f"GET /api/v1/optimizations/{wire.ID}/examples?limit=3",
         wire.page({"hash": "cd" * 32, "part": "train"}),
     ),
+    "optimizations.front": Case(
+        lambda c: c.optimizations.front(EXECUTION),
+        f"GET /api/v1/optimizations/{wire.ID}/front",
+        wire.ok(wire.front()),
+    ),
+    "optimizations.importance": Case(
+        lambda c: c.optimizations.importance(EXECUTION),
+        f"GET /api/v1/optimizations/{wire.ID}/importance",
+        wire.ok(wire.importance()),
+    ),
     "optimizations.cancel": Case(
         lambda c: c.optimizations.cancel(EXECUTION),
         f"POST /api/v1/optimizations/{wire.ID}/cancel",

@@ -379,5 +379,73 @@ def trial(number: int = 1, **change: Any) -> dict[str, Any]:
     } | change
 
 
+def front(**change: Any) -> dict[str, Any]:
+    """Two points of three objectives: the dearer one is better, and picked."""
+    return {
+        "objectives": [
+            {"name": "accuracy"},
+            {"name": "cost", "direction": "minimize"},
+            {"name": "latency", "direction": "minimize"},
+        ],
+        "points": [
+            {
+                "candidate": "cd" * 32,
+                "trial": 7,
+                "configuration": {"model": "gemma", "temperature": 0.5},
+                "figures": {"accuracy": 0.75, "cost": 0.0021, "latency": 340.0},
+                "held_out": {"accuracy": 0.7, "cost": 0.002, "latency": 350.0},
+                "picked": True,
+                "version": 5,
+            },
+            {
+                "candidate": "ab" * 32,
+                "trial": 1,
+                "figures": {"accuracy": 0.25, "cost": 0.0004, "latency": 12.0},
+                "version": 1,
+            },
+        ],
+        "hypervolume": [{"trials": 1, "value": 0.5}, {"trials": 7, "value": 0.75}],
+        "reference": {"accuracy": 0.0, "cost": 0.01, "latency": 500.0},
+        "examples": 20,
+        "held_out_examples": 40,
+    } | change
+
+
+def importance(**change: Any) -> dict[str, Any]:
+    one = {"objective": "accuracy", "shares": {"model": 0.8, "temperature": 0.2}, "trials": 30}
+    return {"evaluator": "PED-ANOVA", "objectives": [one]} | change
+
+
+def held_out(**change: Any) -> dict[str, Any]:
+    """The best version gains 37 points on 100 examples."""
+    interval = {"low": 0.16, "high": 0.33}
+    lead = {
+        "method": "mcnemar_mid_p",
+        "n": 100,
+        "estimate": 0.37,
+        "interval": {"low": 0.244, "high": 0.479},
+        "confidence": 0.95,
+        "p": 0.00012,
+        "effect_size": 0.6,
+        "higher": 45,
+        "equal": 47,
+        "lower": 8,
+    }
+    version = {
+        "candidate": "cd" * 32,
+        "version": 2,
+        "score": 0.61,
+        "interval": {"low": 0.51, "high": 0.7},
+        "selection": 0.65,
+        "flattered": 0.04,
+        "lead": lead,
+    }
+    return {
+        "examples": 100,
+        "start": {"score": 0.24, "interval": interval},
+        "versions": [version],
+    } | change
+
+
 def optimizer(**change: Any) -> dict[str, Any]:
     return {"name": "MIPROv2", "aliases": ["MIPRO"], "description": "Searches."} | change

@@ -50,16 +50,16 @@ def a_model(name: str = "m", **fields: Any) -> PinnedModel:
 
 
 def an_assignment(model: PinnedModel, **fields: Any) -> ProgramModel:
-    return ProgramModel(
-        id=AssignmentId(uuid7(3, 1)),
-        project_id=DEFAULT_PROJECT,
-        program_id=PROGRAM.id,
-        model_id=model.id,
-        model_name=model.name,
-        created_at=NOON,
-        updated_at=NOON,
-        **fields,
-    )
+    given = {
+        "id": AssignmentId(uuid7(3, 1)),
+        "project_id": DEFAULT_PROJECT,
+        "program_id": PROGRAM.id,
+        "model_id": model.id,
+        "model_name": model.name,
+        "created_at": NOON,
+        "updated_at": NOON,
+    }
+    return ProgramModel(**given | fields)
 
 
 def a_target(
@@ -67,8 +67,14 @@ def a_target(
     module: Mapping[str, Any] = COLD,
     strategy: RoutingStrategy = RoutingStrategy.PRIMARY,
     signature: str = "question -> answer",
+    pins: Mapping[str, PinnedModel] | None = None,
 ) -> Target:
-    source = ProgramSource(module={"type": "predict", "signature": signature, **module})
+    """`pins` by predictor, as an artifact's models; the others are assigned."""
+    pins = pins or {}
+    source = ProgramSource(
+        module={"type": "predict", "signature": signature, **module},
+        models={predictor: model.name for predictor, model in pins.items()},
+    )
     artifact = resolve_source(source, allowed_packages=())
     chosen = models or (a_model(),)
     return Target(
@@ -76,7 +82,11 @@ def a_target(
         artifact=artifact_payload(artifact),
         hash=artifact_hash(artifact),
         assignments=tuple(an_assignment(m, routing_strategy=strategy) for m in chosen),
-        models=chosen,
+        pins=tuple(
+            an_assignment(model, predictor=predictor or None, id=AssignmentId(uuid7(3, 2)))
+            for predictor, model in pins.items()
+        ),
+        models=(*pins.values(), *chosen),
     )
 
 

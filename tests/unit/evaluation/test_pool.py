@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from dspex_ray.core.errors import Conflict, Unavailable
-from dspex_ray.evaluation import pool as pools
+from dspex_ray.evaluation import actors as pools
+from dspex_ray.evaluation.actors import ActorLost
 from dspex_ray.evaluation.model import ExampleError
-from dspex_ray.evaluation.pool import ActorLost, ActorPool, SharedPools
+from dspex_ray.evaluation.pool import ActorPool, EvaluatorActor, SharedPools
 from dspex_ray.evaluation.runner import run_items
 from dspex_ray.evaluation.work import Item, Work
 from tests.unit.evaluation.parts import a_result, a_work, examples
@@ -27,7 +28,8 @@ class Cluster:
         self.behave = behave
         self.starts_fail = 0
 
-    def new(self, build_path: str, node_id: str) -> Actor:
+    def new(self, build_path: str, node_id: str, actor: type[Any]) -> Actor:
+        assert actor is EvaluatorActor
         self.actors.append(Actor(self, node_id, len(self.actors) + 1))
         return self.actors[-1]
 

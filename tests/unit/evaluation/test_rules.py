@@ -101,6 +101,16 @@ def test_what_is_sampled(fields: dict[str, Any], sampled: bool) -> None:
     assert a_target(**fields).sampled is sampled
 
 
+def test_which_model_is_pinned_counts_and_a_draw_comes_only_after_it() -> None:
+    n = a_model("n")
+    bare, pinned_, own = a_target(), a_target(pins={"": n}), a_target(pins={"main": n})
+    other = a_target(pins={"": a_model("n", fingerprint="changed")})
+    keys = {run_key(a_work(target=target), "h", 0) for target in (bare, pinned_, own, other)}
+    assert len(keys) == 4
+    assert [row.model_name for row in pinned_.routes] == ["n", "m"]
+    assert not a_target(pins={"": n}, strategy=RoutingStrategy.LOAD_BALANCED).sampled
+
+
 def test_a_models_own_temperature_counts_where_the_program_says_none() -> None:
     assert not a_target(a_model(temperature=0.0), module={}).sampled
     assert a_target(a_model(temperature=0.0), a_model("n"), module={}).sampled

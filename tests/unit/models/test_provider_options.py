@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from dspex_ray.core.errors import Invalid
 from dspex_ray.core.ids import DEFAULT_PROJECT, ModelId
 from dspex_ray.models.failure import classify
+from dspex_ray.models.hosting import HostingOptions, hosting_options
 from dspex_ray.models.model import ErrorClass, Model, Provider
 from dspex_ray.models.providers import ModelEngine, build_engine, read_options
 
@@ -82,6 +83,29 @@ def test_a_wrong_option_is_named(config: dict[str, Any], field: str) -> None:
         read_options(Provider.OPENAI, config)
     assert refused.value.field == field
     assert "sk-1" not in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("hosting", "field"),
+    [
+        ("two", "config.hosting"),
+        ({"replicas": 0}, "config.hosting.replicas"),
+        ({"parallel": 17}, "config.hosting.parallel"),
+        ({"copies": 2}, "config.hosting.copies"),
+    ],
+)
+def test_a_wrong_option_of_hosting_is_named(hosting: Any, field: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        read_options(Provider.LOCAL, {"hosting": hosting})
+    assert refused.value.field == field
+
+
+def test_only_local_models_are_hosted() -> None:
+    config = {"hosting": {"replicas": 2}}
+    assert hosting_options(config) == HostingOptions(replicas=2, parallel=2)
+    read_options(Provider.LOCAL, config)
+    with pytest.raises(Invalid, match=r"config\.hosting is unknown"):
+        read_options(Provider.OPENAI, config)
 
 
 def test_presets_are_those_of_the_providers_wire() -> None:

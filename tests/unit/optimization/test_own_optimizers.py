@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from dspex_ray.optimization.budget import BudgetExhausted, Ledger, RunRefused
 from dspex_ray.optimization.evaluator import LocalEvaluator
 from dspex_ray.optimization.metering import FlatMeter, metered
 from dspex_ray.optimization.model import Budget, Candidate, Outcome, Problem, Score, StopReason
-from dspex_ray.optimization.race import affordable, plan_race
+from dspex_ray.optimization.race import Pace, affordable, plan_race
 from dspex_ray.optimization.record import Record
 from dspex_ray.optimization.registry import builtin_registry
 from dspex_ray.optimization.workbench import Workbench, local_workbench
@@ -52,13 +53,17 @@ def main(artifact: Artifact) -> Any:
 # --- the evaluator -------------------------------------------------------------------------------
 
 
+def _but_the_time(scores: Iterable[Score]) -> list[Score]:
+    return [score._replace(latency_ms=None, others={}) for score in scores]
+
+
 async def test_scores_come_in_order_whatever_the_parallelism() -> None:
     found = []
     for threads in (1, 8):
         case = problem(threads=threads)
         evaluator = LocalEvaluator(case, fake_lm(engine()))
         found.append(await evaluator.evaluate(case.artifact, case.dev))
-    assert found[0] == found[1]
+    assert _but_the_time(found[0]) == _but_the_time(found[1])
     pairs = zip(found[0], case.dev, strict=True)
     assert all((s.outputs["topic"] == e.values["topic"]) == (s.value == 1) for s, e in pairs)
 
@@ -71,7 +76,8 @@ async def test_a_failing_example_scores_0_and_says_why() -> None:
     scores = await LocalEvaluator(case, fake_lm(reply)).evaluate(case.artifact, case.dev)
     failed = [s for s in scores if s.error]
     assert failed
-    assert all(s == Score(0.0, {}, "output_invalid") for s in failed)
+    expected = Score(0.0, {}, "output_invalid", None, Decimal(0), others={})
+    assert all(score == expected for score in _but_the_time(failed))
     assert len(failed) < len(scores)
 
 
@@ -215,6 +221,22 @@ def test_a_race_costs_what_was_measured() -> None:
     assert len(affordable(pool, order, None)) == 16
     assert plan_race(affordable(pool, order, 200), order).most_scores <= 200
     assert affordable(pool, order, 1) == pool[:2]
+    brisk = Pace(first_share=0.125, keep_start=False)
+    assert plan_race(pool, order, brisk).rungs == (5, 10, 20, 40)
+    assert plan_race(pool, order, brisk).most_scores == 16 * 5 + 6 * 5 + 2 * 10 + 20
+    assert len(affordable(pool, order, 150, brisk)) == 16
+
+
+async def test_a_start_that_fell_behind_may_be_left_behind() -> None:
+    parameters = {"num_candidates": 6}
+    kept = await run("DspexSearch", problem(train=24, dev=40), given=parameters)
+    left = await run(
+        "DspexSearch", problem(train=24, dev=40), given=parameters | {"keep_start": False}
+    )
+    seen = [len(outcome.candidates[0].scores) for outcome in (kept, left)]
+    assert seen == [40, 10]
+    assert (left.best.hash, left.score) == (kept.best.hash, kept.score)
+    assert left.spent.lm_calls < kept.spent.lm_calls
 
 
 async def test_a_small_budget_of_calls_makes_a_smaller_field_and_not_half_a_race() -> None:

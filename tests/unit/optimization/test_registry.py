@@ -47,15 +47,18 @@ def test_the_built_in_optimizers_and_their_aliases() -> None:
     registry = builtin_registry()
     assert registry.names() == (
         "AdvancedBootstrap",
+        "BayesianOptimizer",
         "BootstrapFewShot",
         "BootstrapFewShotWithOptuna",
         "BootstrapFewShotWithRandomSearch",
         "COPRO",
         "DspexSearch",
+        "EnhancedSIMBA",
         "GEPA",
         "KNNFewShot",
         "LabeledFewShot",
         "MIPROv2",
+        "MultiObjective",
         "SIMBA",
     )
     assert registry.get("MIPRO") is registry.get("MIPROv2")

@@ -33,14 +33,16 @@ _json = st.recursive(
 )
 
 
-def artifact_with(demo: Any) -> ModulesArtifact:
+def artifact_with(demo: Any, **fields: Any) -> ModulesArtifact:
     module = ModuleSpec(
         type=ModuleType.PREDICT,
         signature=SIGNATURE,
         config=GenerationConfig(temperature=0.25, stop=("x",)),
         demos=({"a": demo},),
     )
-    return ModulesArtifact(signature=SIGNATURE, modules={"m": module}, outputs={"b": "m.b"})
+    return ModulesArtifact(
+        signature=SIGNATURE, modules={"m": module}, outputs={"b": "m.b"}, **fields
+    )
 
 
 def imported_with(state: Any) -> ImportArtifact:
@@ -71,6 +73,30 @@ def test_the_hash_tells_content_apart_and_nothing_else() -> None:
     assert artifact_hash(one) == artifact_hash(other)
     assert artifact_hash(one) != artifact_hash(artifact_with({"p": 1, "q": 3}))
     assert len(artifact_hash(one)) == 64
+
+
+def test_hashes_from_before_models_could_be_pinned_hold() -> None:
+    assert (
+        artifact_hash(artifact_with("x"))
+        == "ce6e33cef32fc8f73a953396a4b42ae58902f9a62b1e83b83f121edf8773c4e7"
+    )
+    assert (
+        artifact_hash(imported_with("x"))
+        == "79152829966823caac04a34efb5cb67ca5954799ba544364d61953a08020fe79"
+    )
+    for bare in (artifact_with("x"), imported_with("x")):
+        assert "models" not in artifact_payload(bare)
+
+
+def test_pinned_models_are_content() -> None:
+    one = artifact_with("x", models={"": "small", "m": "large"})
+    assert artifact_payload(one)["models"] == {"": "small", "m": "large"}
+    assert load_artifact(artifact_payload(one), artifact_hash(one)) == one
+    other = artifact_with("x", models={"": "small", "m": "other"})
+    assert len({artifact_hash(a) for a in (one, other, artifact_with("x"))}) == 3
+    with pytest.raises(Invalid, match=r"must be 1 to 100 of") as caught:
+        load_artifact({**artifact_payload(one), "models": {"m": "no/name"}})
+    assert caught.value.field == "modules.models.m"
 
 
 def test_what_jsonb_changes_does_not_change_the_hash() -> None:

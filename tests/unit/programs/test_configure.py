@@ -11,12 +11,7 @@ from hypothesis import strategies as st
 from dspex_ray.core.errors import Invalid
 from dspex_ray.programs.artifacts import artifact_hash
 from dspex_ray.programs.build import build
-from dspex_ray.programs.configure import (
-    Applied,
-    Pool,
-    apply_configuration,
-    read_configuration,
-)
+from dspex_ray.programs.configure import Pool, apply_configuration, read_configuration
 from dspex_ray.programs.model import (
     AdapterName,
     Artifact,
@@ -63,9 +58,9 @@ def a_class() -> ImportArtifact:
     return artifact
 
 
-def modules_of(applied: Applied) -> ModulesArtifact:
-    assert isinstance(applied.artifact, ModulesArtifact)
-    return applied.artifact
+def modules_of(applied: Artifact) -> ModulesArtifact:
+    assert isinstance(applied, ModulesArtifact)
+    return applied
 
 
 def test_all_predictors_and_one() -> None:
@@ -85,7 +80,7 @@ def test_all_predictors_and_one() -> None:
 
 
 def test_no_configuration_changes_nothing() -> None:
-    assert artifact_hash(apply_configuration(two(), {}).artifact) == artifact_hash(two())
+    assert artifact_hash(apply_configuration(two(), {})) == artifact_hash(two())
 
 
 def test_another_type_of_module_and_back() -> None:
@@ -96,13 +91,13 @@ def test_another_type_of_module_and_back() -> None:
     assert modules["judge"].type is ModuleType.PREDICT
     assert modules["judge"].demos == ({"answer": "a"},)  # it has no field `reasoning` any more
     assert modules["draft"].type is ModuleType.CHAIN_OF_THOUGHT
-    names = [name for name, _ in build(applied.artifact, allowed_packages=()).named_predictors()]
+    names = [name for name, _ in build(applied, allowed_packages=()).named_predictors()]
     assert sorted(names) == ["draft.predict", "judge"]
     both = modules_of(apply_configuration(two(), {"module": "predict"}))
     assert {module.type for module in both.modules.values()} == {ModuleType.PREDICT}
 
 
-def test_models_come_apart_by_the_name_that_the_new_predictor_has() -> None:
+def test_models_are_pinned_by_the_name_that_the_new_predictor_has() -> None:
     applied = apply_configuration(
         two(),
         {
@@ -113,10 +108,28 @@ def test_models_come_apart_by_the_name_that_the_new_predictor_has() -> None:
             "draft.module": "chain_of_thought",
         },
     )
-    assert (applied.model, applied.provider) == ("large", "openai")
-    assert applied.predictor_models == {"draft.predict": "small", "judge.predict": "other"}
-    bare = apply_configuration(two(), {"model": None})
-    assert (bare.model, bare.provider, bare.predictor_models) == (None, None, {})
+    assert applied.models == {"": "large", "draft.predict": "small", "judge.predict": "other"}
+    assert apply_configuration(applied, {"draft.module": "predict"}).models == {
+        "": "large",
+        "draft": "small",
+        "judge.predict": "other",
+    }
+    assert apply_configuration(two(), {"model": None, "provider": "openai"}) == two()
+
+
+def test_a_model_for_all_is_for_all_and_pins_that_say_the_same_are_one() -> None:
+    pinned = apply_configuration(two(), {"draft.model": "small"})
+    assert apply_configuration(pinned, {"model": "large"}).models == {"": "large"}
+    same = apply_configuration(two(), {"model": "small", "draft.model": "small"})
+    assert same.models == {"": "small"}
+    assert apply_configuration(same, {"model": None}) == same
+    assert read_configuration(pinned, ["model", "draft.model", "judge.model"]) == {
+        "draft.model": "small"
+    }
+    assert read_configuration(same, ["model", "judge.model"]) == {
+        "model": "small",
+        "judge.model": "small",
+    }
 
 
 def test_instructions_and_demos_by_name() -> None:
@@ -163,14 +176,14 @@ def test_a_class_is_configured_in_its_state() -> None:
         },
         POOL,
     )
-    module = build(applied.artifact, allowed_packages=(SAMPLES,))
+    module = build(applied, allowed_packages=(SAMPLES,))
     predictors = dict(module.named_predictors())
     assert predictors["draft"].config == {"temperature": 0.5}
     assert predictors["judge.predict"].config == {}
     assert predictors["judge.predict"].signature.instructions == "Be brief."
     assert [dict(demo) for demo in predictors["draft"].demos] == [{"question": "q", "draft": "d"}]
     assert module.tone == "plain"
-    assert applied.predictor_models == {"judge.predict": "large"}
+    assert applied.models == {"judge.predict": "large"}
 
 
 REFUSED: dict[str, tuple[Configuration, str, str]] = {
@@ -180,7 +193,8 @@ REFUSED: dict[str, tuple[Configuration, str, str]] = {
     "no adapter": ({"adapter": "xml"}, "adapter", "choice"),
     "no type": ({"judge.module": "react"}, "judge.module", "choice"),
     "not in the pool": ({"judge.instructions": "rude"}, "judge.instructions", "pool"),
-    "a model that is no name": ({"model": 3}, "model", "type"),
+    "a model that is not text": ({"model": 3}, "model", "type"),
+    "a model that is no name": ({"judge.model": "a/b"}, "judge.model", "name"),
     "a default that does not fit": ({"inputs.k": "many"}, "inputs.k", "default"),
     "demos for another module": ({"judge.demos": "one"}, "modules.judge.demos[0]", "unknown"),
 }
@@ -210,6 +224,7 @@ def configurations(names: tuple[str, ...], modules: bool) -> st.SearchStrategy[C
         values[f"{prefix}max_tokens"] = st.integers(1, 9999)
         values[f"{prefix}top_p"] = st.floats(0.01, 1)
         values[f"{prefix}seed"] = st.integers(0, 9)
+        values[f"{prefix}model"] = st.sampled_from(["small", "large"])
         if modules:
             values[f"{prefix}module"] = st.sampled_from(["predict", "chain_of_thought"])
     for name in names:
@@ -241,6 +256,6 @@ def check_read_back(
         # What every predictor says for itself cannot be seen of them all.
         if "." in path or not all(f"{name}.{path}" in configuration for name in names)
     }
-    assert read_configuration(applied.artifact, list(configuration), POOL) == seen
-    again = apply_configuration(applied.artifact, seen, POOL)
-    assert artifact_hash(again.artifact) == artifact_hash(applied.artifact)
+    assert read_configuration(applied, list(configuration), POOL) == seen
+    again = apply_configuration(applied, seen, POOL)
+    assert artifact_hash(again) == artifact_hash(applied)

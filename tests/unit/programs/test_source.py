@@ -237,3 +237,47 @@ def test_reserved_module_names_cover_dspy() -> None:
     used |= {"callbacks", "history", "lm", "forward", "aforward"}
     assert used <= RESERVED_MODULES
     assert {"callbacks", "history", "lm"} <= vars(module).keys()
+
+
+def test_models_are_pinned_by_module_or_predictor() -> None:
+    written = {
+        "draft": {**TWO["draft"], "model": "small"},
+        "judge": TWO["judge"],
+    }
+    artifact = resolve(modules=written, models={"": "large", "judge.predict": "other"})
+    assert artifact.models == {"": "large", "draft": "small", "judge.predict": "other"}
+    assert resolve(modules=TWO, models={"judge": "other"}).models == {"judge.predict": "other"}
+    same = resolve(modules=TWO, models={"": "small", "draft": "small"})
+    assert same.models == {"": "small"}
+    lone = {"name": "topic", "signature": "a -> b", "model": "small"}
+    assert resolve(module=lone).models == {"topic": "small"}
+    assert resolve(module={**lone, "model": None}).models == {}
+
+
+PINS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "unknown": ({"modules": TWO, "models": {"gone": "m"}}, "models.gone", "known predictor"),
+    "twice": (
+        {"modules": TWO, "models": {"judge": "m", "judge.predict": "m"}},
+        "models.judge.predict",
+        "unique",
+    ),
+    "in both places": (
+        {"module": {"signature": "a -> b", "model": "m"}, "models": {"main": "m"}},
+        "models.main",
+        "unique",
+    ),
+    "no name": ({"module": {"signature": "a -> b", "model": "a/b"}}, "module.model", "name"),
+    "no name of a module": (
+        {"modules": {"one": {"signature": "a -> b", "model": ["m"]}}},
+        "modules.one.model",
+        "name",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PINS)
+def test_what_cannot_be_pinned_is_named(case: str) -> None:
+    source, field, rule = PINS[case]
+    with pytest.raises(Invalid) as caught:
+        resolve(**source)
+    assert (caught.value.field, caught.value.rule) == (field, rule)

@@ -72,7 +72,7 @@ def test_the_default_space_holds_what_the_program_is_now() -> None:
 def test_the_default_space_starts_where_the_program_is() -> None:
     artifact = resolve(**ONE)
     start = defaults(default_space(artifact))
-    assert artifact_hash(apply_configuration(artifact, start).artifact) == artifact_hash(artifact)
+    assert artifact_hash(apply_configuration(artifact, start)) == artifact_hash(artifact)
     assert read_configuration(artifact, list(start)) == start
 
 
@@ -86,6 +86,13 @@ def test_several_modules_have_a_type_each_and_models_are_a_variable_when_named()
         "judge.module",
         "model",
     }
+
+
+def test_the_pinned_model_is_a_choice_and_the_default() -> None:
+    space = default_space(resolve(**TWO, models={"": "mine"}), models=("small", "large"))
+    model = space.variables["model"]
+    assert isinstance(model, ChoiceVariable)
+    assert (model.choices, model.default) == (("small", "large", "mine"), "mine")
 
 
 def test_a_module_whose_reasoning_is_used_keeps_its_type() -> None:
@@ -106,9 +113,8 @@ def test_every_sample_of_a_default_space_can_be_applied(source: dict[str, Any]) 
     space = default_space(artifact, models=("small", "large"))
     for configuration in latin_hypercube(space, 12, seed=3):
         applied = apply_configuration(artifact, configuration)
-        model = configuration.pop("model")
-        assert applied.model == model
-        assert read_configuration(applied.artifact, list(configuration)) == configuration
+        assert applied.models == {"": configuration["model"]}
+        assert read_configuration(applied, list(configuration)) == configuration
 
 
 DECLARED = yaml.safe_load(
@@ -170,11 +176,11 @@ def test_nouns_may_be_declared_as_well_and_survive_the_way() -> None:
     assert space.constraints == (no_hot_narrow_sampling(),)
 
 
-def test_an_artifact_without_variables_is_what_it_always_was() -> None:
-    """The hash was computed before artifacts could declare any."""
+def test_an_artifact_without_variables_and_models_is_what_it_always_was() -> None:
+    """The hash was computed before artifacts could have any."""
     artifact = resolve(module={"signature": "question -> answer"})
-    assert "space" not in artifact_payload(artifact)
-    assert "space" not in artifact.model_dump()
+    assert not {"space", "models"} & set(artifact_payload(artifact))
+    assert not {"space", "models"} & set(artifact.model_dump())
     assert artifact_hash(artifact) == (
         "6bbe9d4635296a45056fac6ac3a68b950944173ee2dfa22bca12d046324a187d"
     )

@@ -10,7 +10,7 @@ import pytest
 from dspex_ray.core.errors import Invalid
 from dspex_ray.core.ids import DEFAULT_PROJECT, ModelId, ProjectId, new_id
 from dspex_ray.models.model import Model, Provider
-from dspex_ray.serving.hosting import application_name, is_hosted
+from dspex_ray.serving.hosting import application_names, is_hosted
 from dspex_ray.serving.llama import SMOLLM2, check_weights
 from dspex_ray.testing.fake_clock import NOON
 
@@ -30,13 +30,19 @@ def model(**fields: Any) -> Model:
 
 def test_a_host_belongs_to_one_project_and_one_content() -> None:
     names = {
-        application_name(model()),
-        application_name(model(context_window=512)),
-        application_name(model(model_name="gemma-3-270m")),
-        application_name(model(project_id=ProjectId(new_id()))),
+        application_names(model()),
+        application_names(model(context_window=512)),
+        application_names(model(model_name="gemma-3-270m")),
+        application_names(model(project_id=ProjectId(new_id()))),
+        application_names(model(config={"hosting": {"replicas": 2}})),
     }
-    assert len(names) == 4
-    assert application_name(model()) == application_name(model(revision=7, timeout_s=5))
+    assert len(names) == 5
+    assert application_names(model()) == application_names(model(revision=7, timeout_s=5))
+
+
+def test_each_replica_has_an_application() -> None:
+    assert len(application_names(model())) == 1
+    assert len(set(application_names(model(config={"hosting": {"replicas": 3}})))) == 3
 
 
 def test_a_model_with_an_address_is_not_hosted() -> None:
