@@ -31,11 +31,15 @@ class ModelHost:
 
     def __init__(self, config: HostedModel) -> None:
         weights = find_weights(config.weights, Settings().home)
-        parallel = config.options.parallel
+        asked = config.options
         self._model = LlamaModel(
             config.name,
             Path(weights),
-            LlamaOptions(n_ctx=config.context_window * parallel, n_parallel=parallel),
+            LlamaOptions(
+                n_ctx=config.context_window * asked.parallel,
+                n_parallel=asked.parallel,
+                n_ubatch=asked.prompt_batch,
+            ),
         )
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -13,10 +13,14 @@ from dspex_ray.core.noun import Noun
 class HostingOptions(Noun):
     """`replicas` processes each load the model and compute on one thread. `parallel` answers are
     generated at once in each: more share the reading of weights, fewer share what they have
-    understood of a prompt."""
+    understood of a prompt. `prompt_batch` tokens of a prompt are computed together: under 64, and
+    with one answer at once, a prompt gets the same answer whatever was asked before it
+    (llama.cpp computes attention another way from 64 on, which a cached beginning would show);
+    prompts of thousands of tokens then take half as long again."""
 
     replicas: int = Field(default=1, ge=1, le=64)
     parallel: int = Field(default=2, ge=1, le=16)
+    prompt_batch: int = Field(default=512, ge=1, le=4096)
 
 
 def hosting_options(config: dict[str, Any]) -> HostingOptions:

@@ -26,7 +26,8 @@ _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 @dataclass(frozen=True)
 class LlamaOptions:
-    """`n_ctx` tokens are shared by `n_parallel` generations; further calls wait their turn.
+    """`n_ctx` tokens are shared by `n_parallel` generations; further calls wait their turn. Prompts
+    are computed `n_ubatch` tokens at a time.
 
     `tools`: the model's chat template knows tools. llama.cpp drops them in silence when it does
     not (SmolLM2, Gemma), so that a call with tools is refused unless this says otherwise.
@@ -35,6 +36,7 @@ class LlamaOptions:
     n_ctx: int = 8192
     n_parallel: int = 2
     n_threads: int = 1
+    n_ubatch: int = 512
     cache_ram_mib: int = 64
     tools: bool = False
 
@@ -227,6 +229,7 @@ def _load(weights: Path, name: str, options: LlamaOptions) -> Any:
     parameters.model_alias = {name}  # what answers carry as their model, not the file's path
     parameters.n_ctx = options.n_ctx
     parameters.n_parallel = options.n_parallel
+    parameters.n_ubatch = options.n_ubatch
     parameters.cpuparams.n_threads = options.n_threads
     parameters.cpuparams_batch.n_threads = options.n_threads
     parameters.cache_ram_mib = options.cache_ram_mib

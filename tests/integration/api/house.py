@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import httpx
 from fastapi import FastAPI
@@ -13,6 +14,11 @@ from fastapi.routing import iter_route_contexts
 from dspex_ray.access.model import NewApiKey
 from dspex_ray.bootstrap import Services
 from dspex_ray.core.actor import SYSTEM, Scope
+from dspex_ray.core.ids import DEFAULT_PROJECT, OptimizationId
+from dspex_ray.core.objectives import Objective
+from dspex_ray.optimization import store
+from dspex_ray.optimization.front import Front, FrontPoint
+from dspex_ray.optimization.runs import RunTrial
 from tests.integration.conftest import a_model, a_program, ok
 from tests.integration.traces.conftest import drain_all, drainer, spooled
 from tests.unit.traces.records import a_call, a_record, an_attempt, record_id
@@ -120,7 +126,28 @@ async def build(api: httpx.AsyncClient, services: Services, spool: Path) -> Hous
     ok(await api.post(f"/v1/evaluations/{evaluation}/cancel"))
     optimization = ok(await api.post("/v1/optimizations", json=SEARCH), 202)["id"]
     ok(await api.post(f"/v1/optimizations/{optimization}/cancel"))
+    await _searched(services, OptimizationId(UUID(optimization)))
     return House(assignment["id"], execution, evaluation, optimization)
+
+
+async def _searched(services: Services, run_id: OptimizationId) -> None:
+    """What a search for several objectives leaves."""
+    configuration, figures = {"instructions": SECRET_MARK}, {"accuracy": 0.5}
+    point = FrontPoint(candidate="c", trial=1, configuration=configuration, figures=figures)
+    front = Front(objectives=(Objective(name="accuracy"),), points=(point,))
+    trial = RunTrial(
+        number=1,
+        candidate="c",
+        made_by="house",
+        score=0.5,
+        examples=1,
+        lm_calls=1,
+        facts={"configuration": configuration, "figures": figures},
+        at=services.clock.now(),
+    )
+    async with services.database.write() as conn:
+        await store.put_trials(conn, DEFAULT_PROJECT, run_id, [trial])
+        await store.set_fields(conn, run_id, outcome={"front": front.model_dump(mode="json")})
 
 
 def calls(house: House) -> list[Call]:
@@ -177,6 +204,8 @@ def calls(house: House) -> list[Call]:
         Call("GET", "/v1/optimizations/{run_id}", o),
         Call("GET", "/v1/optimizations/{run_id}/trials", o),
         Call("GET", "/v1/optimizations/{run_id}/examples", o),
+        Call("GET", "/v1/optimizations/{run_id}/front", o),
+        Call("GET", "/v1/optimizations/{run_id}/importance", o),
         Call("GET", "/v1/optimizations/{run_id}/events", o),
         Call("GET", "/v1/keys"),
         Call("GET", "/v1/audit"),

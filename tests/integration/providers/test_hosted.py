@@ -21,7 +21,13 @@ from dspex_ray.models.failure import classify
 from dspex_ray.models.model import ErrorClass, Model, Provider
 from dspex_ray.models.providers import LeafEngine, build_engine
 from dspex_ray.serving.handle_transport import ChatHost, HandleTransport
-from dspex_ray.serving.llama import GEMMA3, SMOLLM2, LlamaModel, find_weights
+from dspex_ray.serving.llama import (
+    GEMMA3,
+    SMOLLM2,
+    LlamaModel,
+    LlamaOptions,
+    find_weights,
+)
 from dspex_ray.testing.provider_wires import OpenAIChat, Prompt
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -292,3 +298,28 @@ def test_gemma_is_put_together_once(tmp_path: Path) -> None:
     assert find_weights(GEMMA3, tmp_path) == weights
     assert weights.stat().st_mtime_ns == made
     assert [path.name for path in weights.parent.iterdir()] == [weights.name]
+
+
+@pytest.mark.integration
+async def test_a_cached_beginning_changes_no_answer(tmp_path: Path) -> None:
+    """With one answer at once and small batches the same prompt has the same probabilities."""
+    pytest.importorskip("xllamacpp")
+    options = LlamaOptions(n_ctx=1024, n_parallel=1, n_ubatch=48)
+    model = LlamaModel("smol", find_weights(SMOLLM2, tmp_path), options)
+    beginning = "A list of countries and their capitals. " * 9
+    bodies = [
+        said(f"{beginning}What is the capital of {country}?", max_tokens=3, logprobs=True)
+        for country in ("France", "Peru", "Japan")
+    ]
+    try:
+        fresh = [await _probabilities(model, {**body, "cache_prompt": False}) for body in bodies]
+        cached = [await _probabilities(model, body) for body in bodies]
+        assert len(cached[0]) == 3
+        assert cached == fresh
+    finally:
+        model.close()
+
+
+async def _probabilities(model: LlamaModel, body: dict[str, Any]) -> list[float]:
+    choice = (await model.complete({**body, "temperature": 0}))["choices"][0]
+    return [token["logprob"] for token in choice["logprobs"]["content"]]

@@ -91,6 +91,7 @@ def test_a_wrong_option_is_named(config: dict[str, Any], field: str) -> None:
         ("two", "config.hosting"),
         ({"replicas": 0}, "config.hosting.replicas"),
         ({"parallel": 17}, "config.hosting.parallel"),
+        ({"prompt_batch": 0}, "config.hosting.prompt_batch"),
         ({"copies": 2}, "config.hosting.copies"),
     ],
 )
