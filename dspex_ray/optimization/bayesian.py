@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from dspex_ray.core.objectives import Objective
 from dspex_ray.optimization.budget import RunHalted
 from dspex_ray.optimization.figures import ACCURACY
+from dspex_ray.optimization.gp import Acquisition
 from dspex_ray.optimization.model import Candidate, Needs, Outcome, Problem
 from dspex_ray.optimization.multi_objective import same_examples
 from dspex_ray.optimization.palette import Palette, PaletteParameters
 from dspex_ray.optimization.record import Record
+from dspex_ray.optimization.samplers import Sampler
 from dspex_ray.optimization.searching import Search
-from dspex_ray.optimization.study import Study
+from dspex_ray.optimization.study import SamplerName, Study
+from dspex_ray.optimization.surrogate import gaussian_process
 from dspex_ray.optimization.workbench import Workbench
 
 OBJECTIVES = (Objective(name=ACCURACY),)
@@ -29,20 +32,37 @@ class BayesianParameters(PaletteParameters):
     batch_size: int = Field(
         default=4, ge=1, le=100, description="candidates measured before the model learns of them"
     )
-    acquisition: Literal["expected_improvement"] = Field(
-        default="expected_improvement", description="what the next candidates are to maximise"
+    surrogate: Literal["tpe", "gp"] = Field(
+        default="tpe",
+        description="the model: a tree-structured Parzen estimator, or a Gaussian process",
+    )
+    acquisition: Acquisition = Field(
+        default="expected_improvement",
+        description="what the next candidates are to maximise; other than expected_improvement "
+        "for a Gaussian process only",
     )
     patience: int | None = Field(
         default=5, ge=1, description="candidates without gain before it ends; null: all are made"
     )
+
+    @field_validator("acquisition")
+    @classmethod
+    def _of_its_surrogate(cls, acquisition: Acquisition, info: ValidationInfo) -> Acquisition:
+        if acquisition != "expected_improvement" and info.data.get("surrogate") != "gp":
+            raise ValueError("with surrogate tpe it is expected_improvement")
+        return acquisition
+
+    @property
+    def sampler(self) -> SamplerName | Sampler:
+        return gaussian_process(self.acquisition) if self.surrogate == "gp" else "tpe"
 
 
 class BayesianOptimizer:
     name = "BayesianOptimizer"
     aliases: tuple[str, ...] = ("Bayesian",)
     description = (
-        "Searches settings, models, instructions and demos by a tree-structured Parzen estimator: "
-        "what resembles the better candidates so far, and not the worse ones, is tried next."
+        "Searches settings, models, instructions and demos by a model of what candidates so far "
+        "were worth: a tree-structured Parzen estimator, or a Gaussian process."
     )
     source = "dspex_ray"
     needs = Needs()
@@ -62,7 +82,7 @@ class BayesianOptimizer:
             palette.space,
             OBJECTIVES,
             seed=problem.seed,
-            sampler="tpe",
+            sampler=parameters.sampler,
             start=palette.start,
             initial=parameters.num_initial_samples,
         )

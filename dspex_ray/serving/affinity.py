@@ -12,7 +12,7 @@ from typing import Any
 
 from dspex_ray.core.canonical import content_hash
 
-SLACK = 8  #: calls that a replica may have more than the idlest: what a new beginning costs
+SLACK = 4  #: calls that a replica may have more than the idlest: about what a new beginning costs
 _KEPT = 4096
 
 

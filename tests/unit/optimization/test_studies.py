@@ -86,7 +86,16 @@ async def test_a_budget_ends_it_before_a_candidate_that_it_cannot_pay() -> None:
     assert all(len(candidate.scores) == 10 for candidate in outcome.candidates)
 
 
-async def test_other_acquisitions_are_not_claimed() -> None:
+@pytest.mark.parametrize("acquisition", ["expected_improvement", "upper_confidence_bound"])
+async def test_a_gaussian_process_closes_in_too(acquisition: str) -> None:
+    case = problem(train=1, dev=40)
+    given = {"surrogate": "gp", "acquisition": acquisition, "max_iterations": 8, "patience": None}
+    outcome = await bayes(case, given, judge=coolest)
+    assert [c.facts["made_by"] for c in outcome.candidates[10:]] == ["gp"] * 8
+    assert abs(main(outcome.best.artifact).config.temperature - 1.3) < 0.2
+
+
+async def test_a_parzen_estimator_has_one_acquisition() -> None:
     with pytest.raises(Invalid, match=r"parameters\.acquisition"):
         await bayes(problem(), {"acquisition": "upper_confidence_bound"})
 
