@@ -56,7 +56,7 @@ async def test_postgres_away_during_a_search(house: House) -> None:
         await until(lambda: _ended(house, run.id), timeout_s=120)
         run = await client.optimizations.get(run.id)
     assert (run.status, run.error, run.attempt) == (RunStatus.COMPLETED, None, 1)
-    assert run.versions
+    assert run.program_runs > 20
     assert asked(house) - before == run.spent.lm_calls
 
 
