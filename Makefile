@@ -41,8 +41,8 @@ demo-optimize: $(READY)
 test: $(READY)
 	@status=0; \
 	bash scripts/step.sh "unit and integration tests" \
-	  $(BIN)/pytest -n 2 --dist loadfile -m "not (bench or $(SLOW))" || status=1; \
-	bash scripts/step.sh "tests on Ray, end to end" $(BIN)/pytest -n 0 -m "$(SLOW)" || status=1; \
+	  $(BIN)/pytest -n 2 --dist loadfile --durations=15 -m "not (bench or $(SLOW))" || status=1; \
+	bash scripts/step.sh "tests on Ray, end to end" $(BIN)/pytest -n 0 --durations=25 -m "$(SLOW)" || status=1; \
 	exit $$status
 
 lint: $(READY)

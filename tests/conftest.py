@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from tests import instances
+
 _URL = "DSPEX_TEST_POSTGRES_URL"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    instances.in_order(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    instances.make_room(item)
 
 
 @pytest.fixture(scope="session")

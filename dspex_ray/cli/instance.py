@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 LAPTOP_CONFIG = Path(dspex_ray.__file__).parent / "serve_configs" / "laptop.yaml"
 
-_DASHBOARD_TIMEOUT_S = 60.0
+_DASHBOARD_TIMEOUT_S = 180.0  # 7 s on a quiet machine; a head that dies is noticed at once
 _SHUTDOWN_TIMEOUT_S = 20.0
 
 OnStep = Callable[[str, float], None]

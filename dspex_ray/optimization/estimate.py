@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dspex_ray.models.model import Model
 from dspex_ray.models.tokenizers import estimate_call_cost, estimated_tokens
 from dspex_ray.optimization.model import Budget
-from dspex_ray.optimization.race import Pace, plan_race
+from dspex_ray.optimization.race import Pace, most_runs
 from dspex_ray.optimization.runs import RunEstimate
 
 _OVERHEAD_TOKENS = 100  #: of an adapter's instructions around the fields
@@ -37,10 +37,6 @@ class Sizes(NamedTuple):
     @property
     def compared(self) -> int:
         return self.dev or self.train
-
-
-class _Racer(NamedTuple):
-    hash: str
 
 
 class _Work(NamedTuple):
@@ -159,12 +155,12 @@ def _gepa(p: Mapping[str, Any], s: Sizes) -> _Work:
 def _racing(p: Mapping[str, Any], s: Sizes) -> _Work:
     prompts = p["proposed_instructions"] if s.prompts else 0
     pace = Pace(p["first_share"], p["keep_start"])
-    return _Work(_raced(p["num_candidates"], s.compared, pace), prompts)
+    return _Work(most_runs(p["num_candidates"], s.compared, pace, p["heat"]), prompts)
 
 
 def _advanced(p: Mapping[str, Any], s: Sizes) -> _Work:
     hard = min(2 * p["candidates_per_strategy"], s.train) if "hard" in p["strategies"] else 0
-    return _Work(hard + p["measured_runs"] + p["probes"] * 8 + _raced(7, s.compared))
+    return _Work(hard + p["measured_runs"] + p["probes"] * 8 + most_runs(7, s.compared, Pace(), 7))
 
 
 def _multi_objective(p: Mapping[str, Any], s: Sizes) -> _Work:
@@ -183,14 +179,6 @@ def _enhanced_simba(p: Mapping[str, Any], s: Sizes) -> _Work:
     then = _simba(p, s)
     tried = max(1, p["num_variable_candidates"] * p["rounds"])
     return then._replace(runs=then.runs + tried * s.compared)
-
-
-def _raced(candidates: int, examples: int, pace: Pace = Pace()) -> int:
-    if not examples:
-        return 0
-    racers: Any = [_Racer(str(number)) for number in range(candidates)]  # a plan wants their names
-    places: Any = range(examples)  # and how many examples there are
-    return plan_race(racers, places, pace).most_scores
 
 
 _WORK: dict[str, Callable[[Mapping[str, Any], Sizes], _Work]] = {

@@ -24,7 +24,7 @@ from dspex_ray.optimization.demos import (
 from dspex_ray.optimization.edits import Predictor, predictors_of, with_module_type
 from dspex_ray.optimization.model import Candidate, Needs, Outcome, Problem
 from dspex_ray.optimization.proposals import Wording, plain_wordings, proposed_wordings, worded
-from dspex_ray.optimization.race import Pace, affordable, race
+from dspex_ray.optimization.race import Pace, race_in_heats
 from dspex_ray.optimization.record import Record
 from dspex_ray.optimization.rules import OptimizerParameters
 from dspex_ray.optimization.workbench import Workbench
@@ -37,7 +37,13 @@ _ATTEMPTS = 20  # draws for one candidate that differs from all others
 class SearchSpace(OptimizerParameters):
     """The parameters of DspexSearch."""
 
-    num_candidates: int = Field(default=16, ge=2, le=1000, description="programs in the race")
+    num_candidates: int = Field(default=24, ge=2, le=1000, description="programs in the race")
+    heat: int = Field(
+        default=12,
+        ge=2,
+        le=1000,
+        description="of them race at once; the next heat is against the best so far",
+    )
     max_demos: int = Field(default=8, ge=0, le=200, description="of each predictor; 0: none")
     instructions: tuple[str, ...] = Field(default=(), description="further instructions to try")
     proposed_instructions: int = Field(
@@ -47,7 +53,7 @@ class SearchSpace(OptimizerParameters):
         default=(), description="to try for all modules; none: each keeps its own"
     )
     first_share: float = Field(
-        default=0.25, gt=0, le=1, description="of the examples, that all candidates see"
+        default=0.125, gt=0, le=1, description="of the examples, that all of a heat see"
     )
     keep_start: bool = Field(
         default=True, description="measure the start on all examples, though it fell behind"
@@ -59,7 +65,7 @@ class DspexSearch:
     aliases = ("RacingSearch",)
     description = (
         "Races instructions, label-balanced demo sets and module types against each other on "
-        "growing sets of the same examples, and drops the worse half early."
+        "growing sets of the same examples, and drops most of them early."
     )
     source = "dspex_ray"
     needs = Needs()
@@ -76,8 +82,15 @@ class DspexSearch:
             pool = await _pool(problem, parameters, bench, record, rng)
             order = balanced_order(problem.selection, labels, rng)
             pace = Pace(parameters.first_share, parameters.keep_start)
-            pool = affordable(pool, order, _runs_left(problem, bench), pace)
-            best = await race(bench.evaluator, record, pool, order, pace)
+            best = await race_in_heats(
+                bench.evaluator,
+                record,
+                pool,
+                order,
+                pace,
+                parameters.heat,
+                lambda: _runs_left(problem, bench),
+            )
         except RunHalted as halt:
             return record.outcome(halt=halt)
         return record.outcome(best)

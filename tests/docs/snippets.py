@@ -71,7 +71,7 @@ class Reader:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=400,
             check=False,
         )
         told = f"line {snippet.line}:\n{snippet.text}\n{done.stdout}\n{done.stderr}"

@@ -78,7 +78,7 @@ def reader(platform: Platform, tmp_path: Path) -> Reader:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_readme(platform: Platform, reader: Reader) -> None:
     printed = [reader.does(snippet) for snippet in typed(README)]
     together = "\n".join(printed)
@@ -95,7 +95,7 @@ def test_readme(platform: Platform, reader: Reader) -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "document", [path for path in DOCUMENTS if typed(path)], ids=lambda path: path.name
 )

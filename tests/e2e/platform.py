@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,10 @@ from dspex_ray.cli.instance import LAPTOP_CONFIG, Instance, InstanceState
 from dspex_ray.client import AsyncDspex, Dspex
 from dspex_ray.testing.provider_simulator import Answer, Prompt, ProviderSimulator
 from dspex_ray.testing.provider_wires import default_answer
+from tests.instances import resident
 
 REPLICAS = 2
 
-_STASHED = pytest.StashKey["Platform"]()
 _FIELDS = re.compile(r"starting with the field (.*?) and then ending with", re.DOTALL)
 _OURS = ("DSPEX_", "RAY_")
 
@@ -98,7 +99,7 @@ def run_dspex(environment: Mapping[str, str], *arguments: str) -> str:
         env=dict(environment),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, f"dspex {' '.join(arguments)}: {done.stdout}\n{done.stderr}"
@@ -117,36 +118,26 @@ def obliging(prompt: Prompt) -> Answer:
 
 @pytest.fixture(scope="session")
 def platform(pytestconfig: pytest.Config) -> Platform:
-    """Started by the first test that asks; ended with the run, whichever folder asked last."""
-    stash = pytestconfig.stash
-    if _STASHED not in stash:
-        started = _start()
-        pytestconfig.add_cleanup(lambda: _end(started))
-        stash[_STASHED] = started
-    return stash[_STASHED]
+    """Started by the first test that asks; ended with the last one, whichever folder it is in."""
+    found: Platform = resident(pytestconfig).live("platform", _started)
+    return found
 
 
-def _start() -> Platform:
+@contextmanager
+def _started() -> Iterator[Platform]:
     home = Path(tempfile.mkdtemp(prefix="dxe-"))  # short, unlike pytest's: it holds unix sockets
-    simulator = ProviderSimulator(obliging)
-    simulator.__enter__()
     config = home / "serve.yaml"
     config.write_text(_two_replicas(), encoding="utf-8")
     port = _free_port()
-    draft = Platform(home, f"http://127.0.0.1:{port}", port, "", config, simulator)
     try:
-        said = up(draft.environment, port, config)
-        assert said["url"] == draft.url
-        return Platform(home, draft.url, port, said["api_key"], config, simulator)
-    except BaseException:
-        _end(draft)
-        raise
-
-
-def _end(platform: Platform) -> None:
-    Instance(platform.home).down()
-    platform.simulator.__exit__(None, None, None)
-    shutil.rmtree(platform.home, ignore_errors=True)
+        with ProviderSimulator(obliging) as simulator:
+            draft = Platform(home, f"http://127.0.0.1:{port}", port, "", config, simulator)
+            said = up(draft.environment, port, config)
+            assert said["url"] == draft.url
+            yield replace(draft, key=said["api_key"])
+    finally:
+        Instance(home).down()
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def _two_replicas() -> str:

@@ -17,7 +17,7 @@ from dspex_ray.programs.model import NewVersion, ProgramSource
 from dspex_ray.serving.model import Arm, NewSplit
 from tests.e2e.platform import REPLICAS, Platform
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240), pytest.mark.usefixtures("simulated")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("simulated")]
 
 TWO = """
 managed_by: e2e

@@ -21,7 +21,7 @@ from dspex_ray.testing.provider_simulator import Fault
 from dspex_ray.traces.model import Execution, ExecutionQuery, ExecutionStatus
 from tests.e2e.platform import Platform
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.usefixtures("simulated")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("simulated")]
 
 PLACED = """
 managed_by: e2e

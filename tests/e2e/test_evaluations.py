@@ -21,7 +21,7 @@ from dspex_ray.evaluation.model import (
 from dspex_ray.traces.model import ExecutionQuery, Source
 from tests.e2e.platform import Platform
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.usefixtures("simulated")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("simulated")]
 
 MEASURED = """
 managed_by: e2e

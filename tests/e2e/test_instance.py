@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -29,7 +29,7 @@ from dspex_ray.db.engine import Database
 from dspex_ray.jobs.app import defer
 from dspex_ray.jobs.queues import Queue
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 UP = """
 import sys
@@ -50,9 +50,10 @@ def new_home() -> Iterator[Callable[[], Path]]:
         return homes[-1]
 
     yield make
-    for home in homes:
-        Instance(home).down()
-        shutil.rmtree(home, ignore_errors=True)
+    with ExitStack() as ends:  # whatever one of them says, the others end too
+        for home in homes:
+            ends.callback(shutil.rmtree, home, ignore_errors=True)
+            ends.callback(Instance(home).down)
 
 
 def home_of(state: InstanceState) -> str:
@@ -123,8 +124,12 @@ def start_both(first: Instance, second: Instance) -> tuple[InstanceState, Instan
     """At the same time: one from here, one from a process that ends before it is used."""
     steps: list[str] = []
     beside = subprocess.Popen([sys.executable, "-c", UP, str(second.home), str(TINY)])
-    one = first.up(config=TINY, on_step=lambda name, seconds: steps.append(name))
-    assert beside.wait(180) == 0
+    try:
+        one = first.up(config=TINY, on_step=lambda name, seconds: steps.append(name))
+        assert beside.wait(400) == 0
+    finally:
+        beside.kill()  # it holds the home, which is to be ended, for as long as it is at work
+        beside.wait()
     assert steps == ["Postgres", "schema", "Ray", "applications", "ready"]
     assert first.status().phase == "running"
     found = second.status()

@@ -11,7 +11,7 @@ from dspex_ray.testing.provider_simulator import Fault
 from dspex_ray.traces.model import Execution, ExecutionQuery, ExecutionStatus
 from tests.e2e.platform import Platform
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120), pytest.mark.usefixtures("simulated")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("simulated")]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -12,7 +12,7 @@ from dspex_ray.core.errors import Invalid
 from dspex_ray.optimization.runs import NewOptimization, OptimizationRun, RunStatus
 from tests.e2e.platform import Platform
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.usefixtures("simulated")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("simulated")]
 
 PROGRAM = """
 managed_by: e2e

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.platform import Platform
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 HELLO: Any = [{"role": "user", "content": "hello there"}]
 WEATHER: Any = {

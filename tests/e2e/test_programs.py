@@ -18,7 +18,7 @@ from dspex_ray.testing.provider_simulator import Fault, ProviderSimulator
 from dspex_ray.traces.model import Execution, ExecutionQuery, ExecutionStatus, NewFeedback
 from tests.e2e.platform import Platform, obliging
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240), pytest.mark.usefixtures("simulated")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("simulated")]
 
 T = TypeVar("T")
 

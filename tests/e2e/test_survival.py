@@ -16,7 +16,7 @@ from dspex_ray.core.errors import DspexRayError, NotFound
 from dspex_ray.traces.model import ExecutionStatus
 from tests.e2e.platform import REPLICAS, Platform
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300), pytest.mark.usefixtures("simulated")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("simulated")]
 
 GATEWAY = "ray::ServeReplica:gateway:gateway"
 

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, LiteralString
@@ -33,6 +33,7 @@ from dspex_ray.models.model import ModelUpdate
 from dspex_ray.testing.provider_simulator import ProviderSimulator
 from tests.e2e.platform import REPLICAS, Platform, obliging, up
 from tests.faults.load import Load, Request
+from tests.instances import resident
 
 MAX_INFLIGHT = 100  #: of each gateway
 MAX_ONGOING = 130  #: what Serve hands a replica at once; more wait before our code
@@ -40,7 +41,6 @@ BREAKER_FAILURES = 5
 BREAKER_OPEN_S = 2.0
 SPOOL_BYTES = 48 * 1024**2
 
-_STASHED = pytest.StashKey["House"]()
 _GATEWAY = "ray::ServeReplica:gateway:gateway"
 _WORKER = "ray::WorkerActor"
 
@@ -162,12 +162,9 @@ def titled(processes: list[psutil.Process], title: str) -> list[psutil.Process]:
 
 @pytest.fixture(scope="session")
 def house(pytestconfig: pytest.Config) -> House:
-    """Started by the first test that asks, ended with the run."""
-    if _STASHED not in pytestconfig.stash:
-        stack = ExitStack()
-        pytestconfig.add_cleanup(stack.close)
-        pytestconfig.stash[_STASHED] = stack.enter_context(_started())
-    return pytestconfig.stash[_STASHED]
+    """Started by the first test that asks, ended with the last one."""
+    found: House = resident(pytestconfig).live("house", _started)
+    return found
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tests.e2e.platform import REPLICAS, obliging
 from tests.faults.house import BREAKER_FAILURES, BREAKER_OPEN_S, House, model
 from tests.faults.load import Load, prediction
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 CLIENTS = 16
 TIMEOUT_S = 0.5

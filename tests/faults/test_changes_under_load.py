@@ -18,7 +18,7 @@ from dspex_ray.serving.model import Arm, NewSplit
 from tests.faults.house import House, model
 from tests.faults.load import Answered, Load, completion, prediction
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 CLIENTS = 64
 SETTLED_S = 1.0

@@ -16,7 +16,7 @@ from dspex_ray.testing.provider_simulator import Fault
 from tests.faults.house import MAX_INFLIGHT, MAX_ONGOING, House
 from tests.faults.load import prediction
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 HOSTED = """
 managed_by: faults

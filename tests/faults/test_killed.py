@@ -16,7 +16,7 @@ from tests.e2e.platform import REPLICAS
 from tests.faults.house import House
 from tests.faults.load import Load, completion, prediction
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 async def until(condition: Callable[[], bool], timeout_s: float) -> float:

@@ -36,7 +36,7 @@ from tests.faults.house import model, titled
 from tests.faults.load import Load, prediction
 from tests.faults.test_killed import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 DECLARED = """
 managed_by: faults

@@ -10,7 +10,7 @@ from dspex_ray.optimization.runs import NewOptimization, RunStatus
 from tests.faults.house import House
 from tests.faults.test_killed import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 OUTAGE_S = 20.0
 ROWS = [{"claim": f"o{n}", "verdict": "no" if n % 4 else "yes"} for n in range(24)]

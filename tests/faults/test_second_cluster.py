@@ -16,7 +16,7 @@ from tests.e2e.platform import run_dspex, up
 from tests.faults.house import House
 from tests.faults.load import prediction
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 CHANGED = """
 managed_by: faults

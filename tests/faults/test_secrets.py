@@ -28,7 +28,7 @@ from tests.faults.house import House, model
 from tests.faults.load import Request
 from tests.faults.test_killed import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 # A model of its own: its breaker has no other test's requests to refuse.
 DECLARED = """

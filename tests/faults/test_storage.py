@@ -14,7 +14,7 @@ from tests.faults.house import SPOOL_BYTES, House
 from tests.faults.load import completion, prediction
 from tests.faults.test_killed import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 OUTAGE_S = 30.0
 

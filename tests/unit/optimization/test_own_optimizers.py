@@ -8,6 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dspex_ray.core.errors import Invalid
 from dspex_ray.datasets.model import Example
@@ -15,7 +17,7 @@ from dspex_ray.optimization.budget import BudgetExhausted, Ledger, RunRefused
 from dspex_ray.optimization.evaluator import LocalEvaluator
 from dspex_ray.optimization.metering import FlatMeter, metered
 from dspex_ray.optimization.model import Budget, Candidate, Outcome, Problem, Score, StopReason
-from dspex_ray.optimization.race import Pace, affordable, plan_race
+from dspex_ray.optimization.race import Pace, affordable, heats_of, most_runs, plan_race
 from dspex_ray.optimization.record import Record
 from dspex_ray.optimization.registry import builtin_registry
 from dspex_ray.optimization.workbench import Workbench, local_workbench
@@ -227,6 +229,37 @@ def test_a_race_costs_what_was_measured() -> None:
     assert len(affordable(pool, order, 150, brisk)) == 16
 
 
+@given(st.integers(1, 60), st.integers(2, 20))
+def test_heats_are_equal_and_as_few_as_can_be(count: int, size: int) -> None:
+    heats = heats_of(range(count), size)
+    assert [one for heat in heats for one in heat] == list(range(count))
+    lengths = {len(heat) for heat in heats}
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1
+    assert len(heats) == -(-count // size)
+
+
+async def test_heats_cost_no_more_than_was_estimated_and_no_run_twice() -> None:
+    parameters = {"num_candidates": 20, "heat": 7}
+    case, asked = problem(train=40, dev=40), engine()
+    outcome = await run("DspexSearch", case, asked, given=parameters)
+    runs = sum(len(candidate.scores) for candidate in outcome.candidates)
+    assert runs == outcome.spent.lm_calls == len(asked.requests)
+    assert runs <= most_runs(20, 40, Pace(0.125), 7)
+    assert len(outcome.candidates) == 20
+    left = [c for c in outcome.candidates if len(c.scores) < 40]
+    assert left
+    assert all(c.facts["dropped_after"] == len(c.scores) for c in left)
+    assert len(outcome.best.scores) == 40
+
+
+async def test_one_heat_is_a_race() -> None:
+    parameters = {"num_candidates": 10, "heat": 10, "first_share": 0.25}
+    outcome = await run("DspexSearch", problem(train=24, dev=40), given=parameters)
+    assert most_runs(16, 40, Pace(), 16) == 280
+    assert outcome.spent.lm_calls <= most_runs(10, 40, Pace(), 10)
+
+
 async def test_a_start_that_fell_behind_may_be_left_behind() -> None:
     parameters = {"num_candidates": 6}
     kept = await run("DspexSearch", problem(train=24, dev=40), given=parameters)
@@ -234,7 +267,7 @@ async def test_a_start_that_fell_behind_may_be_left_behind() -> None:
         "DspexSearch", problem(train=24, dev=40), given=parameters | {"keep_start": False}
     )
     seen = [len(outcome.candidates[0].scores) for outcome in (kept, left)]
-    assert seen == [40, 10]
+    assert seen == [40, 5]
     assert (left.best.hash, left.score) == (kept.best.hash, kept.score)
     assert left.spent.lm_calls < kept.spent.lm_calls
 
@@ -245,7 +278,7 @@ async def test_a_small_budget_of_calls_makes_a_smaller_field_and_not_half_a_race
     assert outcome.spent.lm_calls <= 120
     assert outcome.score is not None
     entered = [c for c in outcome.candidates if c.scores]
-    assert 2 < len(entered) < 16
+    assert 2 < len(entered) < 24
 
 
 async def test_losers_say_when_and_why_they_left() -> None:
