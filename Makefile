@@ -6,6 +6,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 SLOW   := ray or e2e
 
+# Ray alone is 2,000 modules, and an instance a dozen processes that import it: where nobody may keep
+# what was compiled, each of them compiles all of it again, and a start takes three times as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo demo-optimize test check lint bench bench-optimize setup lock clean
 .DEFAULT_GOAL := help
 
