@@ -19,6 +19,7 @@ import structlog
 from pydantic import BaseModel
 
 from dspex_ray.core.errors import DspexRayError, Unavailable
+from dspex_ray.evaluation.post import CameOf, Post, Sent, UnderWay
 from dspex_ray.jobs.worker import load_build
 
 log = structlog.get_logger()
@@ -60,6 +61,7 @@ class PoolActor:
     def __init__(self, build_path: str) -> None:
         self._build_path = build_path
         self._hand: Any = None
+        self._under_way = UnderWay()
 
     async def start(self) -> int:
         """The process's id, once it is ready."""
@@ -71,6 +73,15 @@ class PoolActor:
 
     async def load(self, work: str) -> None:
         await self._hand.load(self._hand.work.model_validate_json(work))
+
+    async def take(self, new: list[Sent], cancelled: list[int]) -> None:
+        for ticket, work_id, item in new:
+            self._under_way.start(ticket, self.evaluate(work_id, item))
+        for ticket in cancelled:
+            self._under_way.cancel(ticket)
+
+    async def fetch(self) -> list[CameOf]:
+        return await self._under_way.fetch()
 
     async def evaluate(self, work_id: str, item: str) -> str:
         read = self._hand.item.model_validate_json(item)
@@ -103,6 +114,7 @@ class _Member:
 
     def __init__(self, handle: Any) -> None:
         self.handle = handle
+        self.post = Post(handle, _asked)
         self.pid: int | None = None  #: None until it is ready
         self.busy = 0
         self.reserved = False  #: for an item that is to run alone
@@ -164,6 +176,8 @@ class WorkPool(Generic[W, I, R]):
             task.cancel()
         await asyncio.gather(*self._starting, return_exceptions=True)
         members, self._members = self._members, []
+        for member in members:
+            member.post.end(Unavailable("the pool was closed"))
         await asyncio.gather(*(_end(member.handle) for member in members))
 
     @property
@@ -195,7 +209,7 @@ class WorkPool(Generic[W, I, R]):
                 try:
                     await self._know(member, work)
                     sent = item.model_dump_json()
-                    answer = await _asked(member.handle.evaluate, _key(work), sent)
+                    answer = await member.post.evaluate(_key(work), sent)
                     return self._kind.result.model_validate_json(answer)
                 except ActorLost:
                     deaths += 1
@@ -285,6 +299,7 @@ class WorkPool(Generic[W, I, R]):
         self._members.remove(member)
         self._losses += 1
         log.warning("evaluation_actor_lost", pid=member.pid, losses=self._losses)
+        member.post.end(ActorLost())
         _kill(member.handle)  # it may be its node that is away
         self._start_one()
 

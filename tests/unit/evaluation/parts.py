@@ -12,7 +12,9 @@ from typing import Any
 from dspex_ray.core.canonical import content_hash
 from dspex_ray.core.ids import DEFAULT_PROJECT, AssignmentId, ModelId, ProgramId, uuid7
 from dspex_ray.datasets.model import Example
+from dspex_ray.evaluation.actors import ActorLost
 from dspex_ray.evaluation.model import ExampleError, ExampleResult, MetricSpec
+from dspex_ray.evaluation.post import CameOf, Sent, UnderWay
 from dspex_ray.evaluation.rules import item_seed
 from dspex_ray.evaluation.work import Item, PinnedModel, Target, Work
 from dspex_ray.programs.artifacts import artifact_hash, artifact_payload
@@ -174,3 +176,39 @@ class DictCache:
         for key, result in results:
             for metric in metrics.values():
                 self.rows.setdefault((key, metric), result)
+
+
+class Posted:
+    """An actor's double whose `evaluate` may raise ActorLost: then the actor answers no more."""
+
+    def __init__(self) -> None:
+        self._under_way = UnderWay()
+        self._lost = asyncio.Event()
+
+    async def evaluate(self, work_id: str, item: str) -> str:
+        raise NotImplementedError
+
+    async def take(self, new: list[Sent], cancelled: list[int]) -> None:
+        for ticket, work_id, item in new:
+            self._under_way.start(ticket, self._watched(work_id, item))
+        for ticket in cancelled:
+            self._under_way.cancel(ticket)
+
+    async def fetch(self) -> list[CameOf]:
+        fetching = asyncio.ensure_future(self._under_way.fetch())
+        lost = asyncio.ensure_future(self._lost.wait())
+        try:
+            await asyncio.wait({fetching, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if self._lost.is_set():
+                raise ActorLost
+            return fetching.result()
+        finally:
+            fetching.cancel()
+            lost.cancel()
+
+    async def _watched(self, work_id: str, item: str) -> str:
+        try:
+            return await self.evaluate(work_id, item)
+        except ActorLost:
+            self._lost.set()
+            raise

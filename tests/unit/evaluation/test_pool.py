@@ -15,7 +15,7 @@ from dspex_ray.evaluation.model import ExampleError
 from dspex_ray.evaluation.pool import ActorPool, EvaluatorActor, SharedPools
 from dspex_ray.evaluation.runner import run_items
 from dspex_ray.evaluation.work import Item, Work
-from tests.unit.evaluation.parts import a_result, a_work, examples
+from tests.unit.evaluation.parts import Posted, a_result, a_work, examples
 
 ITEMS = [Item(example=one) for one in examples(30)]
 
@@ -34,8 +34,9 @@ class Cluster:
         return self.actors[-1]
 
 
-class Actor:
+class Actor(Posted):
     def __init__(self, cluster: Cluster, node_id: str, pid: int) -> None:
+        super().__init__()
         self.cluster = cluster
         self.node_id = node_id
         self.pid = pid

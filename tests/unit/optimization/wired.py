@@ -12,6 +12,7 @@ from dspex_ray.optimization.candidates import Candidates, CandidateWork, RunItem
 from dspex_ray.optimization.door import CallDoor
 from dspex_ray.optimization.pool import CANDIDATES
 from dspex_ray.optimization.wire import Ask, AskVectors, Told, packed, unpacked
+from tests.unit.evaluation.parts import Posted
 
 
 class WiredLine:
@@ -32,14 +33,14 @@ class WiredLine:
         return Told.model_validate(unpacked(packed(told)))
 
 
-class WiredActor:
+class WiredActor(Posted):
     """A handle as Ray's, of an actor in this event loop, until `kill`."""
 
     def __init__(self, hand: Candidates, pid: int) -> None:
+        super().__init__()
         self._actor = PoolActor("")
         self._actor._hand = hand
         self.pid, self.runs, self.loads = pid, 0, 0
-        self._dead = asyncio.Event()
         self.unload = _Told(self._actor.unload)
 
     async def start(self) -> int:
@@ -54,17 +55,10 @@ class WiredActor:
 
     async def evaluate(self, work_id: str, item: str) -> str:
         self.runs += 1
-        running = asyncio.ensure_future(self._actor.evaluate(work_id, item))
-        dead = asyncio.ensure_future(self._dead.wait())
-        await asyncio.wait({running, dead}, return_when=asyncio.FIRST_COMPLETED)
-        dead.cancel()
-        if self._dead.is_set():
-            running.cancel()
-            raise actors.ActorLost
-        return running.result()
+        return await self._actor.evaluate(work_id, item)
 
     def kill(self) -> None:
-        self._dead.set()
+        self._lost.set()
 
 
 class _Told:
