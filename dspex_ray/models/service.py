@@ -52,7 +52,7 @@ from dspex_ray.models.tokenizers import estimate
 
 CHECK_TASK = "models.health_check"
 _PASSING_FOR = timedelta(hours=24)
-_BRING_UP_S = 45.0
+_BRING_UP_S = 120.0
 
 Checker = Callable[[Model, SecretStr | None], Awaitable[HealthCheck]]
 # The program versions that name a model; programs are a room above this one.
@@ -261,6 +261,10 @@ class ModelService:
         now = self._clock.now()
         if not (recent and recent[0].ok and now - recent[0].at <= _PASSING_FOR):
             check = await self._check_when_hosted(actor, name)
+            hosted = model.provider is Provider.LOCAL and model.base_url is None
+            if hosted and check.error_class is ErrorClass.TIMEOUT:
+                # Its first answer comes when its weights have been read from the disk.
+                check = await self.check(actor, name)
             if not check.ok:
                 raise Conflict(
                     f"model {name!r} did not pass its health check: "

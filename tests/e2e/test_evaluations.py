@@ -56,7 +56,7 @@ async def test_a_killed_actor_costs_no_result_and_the_next_run_nothing(
     try:
         created = await client.evaluations.create(NEW)
         killed = await _kill_an_actor(platform, client, created.id)
-        done = await client.evaluations.wait(created.id, timeout_s=90)
+        done = await client.evaluations.wait(created.id, timeout_s=240)
     finally:
         platform.simulator.latency_s = 0.0
     calls = _asked(platform) - before

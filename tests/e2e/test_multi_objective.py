@@ -44,7 +44,7 @@ async def test_a_front_of_measured_programs(platform: Platform) -> None:
         await client.apply(PROGRAM)
         await client.datasets.add_rows("weighings", ROWS, create=True)
         created = await client.optimizations.create(asked())
-        run = await client.optimizations.wait(created.id, timeout_s=200)
+        run = await client.optimizations.wait(created.id, timeout_s=400)
         assert (run.status, run.error) == (RunStatus.COMPLETED, None)
         assert run.spent.lm_calls <= 120
         await _trials_are_on_record(client, run)

@@ -152,7 +152,7 @@ async def test_a_killed_process_costs_nothing_that_was_answered(
             if event.spent.lm_calls >= 10:
                 break
         _kill(platform, killed)
-        run = await client.optimizations.wait(created.id, timeout_s=120)
+        run = await client.optimizations.wait(created.id, timeout_s=300)
     finally:
         platform.simulator.latency_s = 0.0
     calls = _asked(platform) - asked
@@ -175,7 +175,7 @@ async def test_runs_side_by_side_see_nothing_of_each_other(
     ]
     before = len(platform.simulator.requests)
     created = [await client.optimizations.create(search) for search in searches]
-    runs = [await client.optimizations.wait(one.id, timeout_s=120) for one in created]
+    runs = [await client.optimizations.wait(one.id, timeout_s=300) for one in created]
     assert [(run.status, run.error) for run in runs] == [(RunStatus.COMPLETED, None)] * 2
     found: Counter[tuple[str, float]] = Counter()
     for request in list(platform.simulator.requests)[before:]:

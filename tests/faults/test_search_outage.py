@@ -48,12 +48,12 @@ async def test_postgres_away_during_a_search(house: House) -> None:
         house.simulator.latency_s = 0.5
         before = asked(house)
         run = await client.optimizations.create(SEARCH)
-        await until(lambda: spent(house, run.id) >= 10, timeout_s=120)
+        await until(lambda: spent(house, run.id) >= 10, timeout_s=300)
         await asyncio.to_thread(house.server.stop)
         await asyncio.sleep(OUTAGE_S)
         await asyncio.to_thread(house.server.start)
         house.simulator.latency_s = 0.0
-        await until(lambda: _ended(house, run.id), timeout_s=120)
+        await until(lambda: _ended(house, run.id), timeout_s=300)
         run = await client.optimizations.get(run.id)
     assert (run.status, run.error, run.attempt) == (RunStatus.COMPLETED, None, 1)
     assert run.program_runs > 20

@@ -200,6 +200,23 @@ async def test_a_model_that_fails_its_check_is_not_approved(
     assert [(check["ok"], check["error_class"]) for check in checks] == [(False, "auth")]
 
 
+async def test_a_model_that_is_hosted_here_may_be_late_with_its_first_answer(
+    api: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    await registered(api, provider="local", model_name="smollm2-135m-instruct", base_url=None)
+    provider.fail(1, ErrorClass.TIMEOUT)
+    ok(await api.post("/v1/models/m/approve"))
+    assert await status(api) == "available"
+    checks = ok(await api.get("/v1/models/m/checks"))["items"]
+    assert [check["error_class"] for check in checks] == [None, "timeout"]
+    await registered(
+        api, "late", provider="local", model_name="smollm2-135m-instruct", base_url=None
+    )
+    provider.fail(2, ErrorClass.TIMEOUT)
+    refused(await api.post("/v1/models/late/approve"), 409)
+    assert await status(api, "late") == "testing"
+
+
 async def test_moves_that_the_machine_does_not_have_are_refused(
     api: httpx.AsyncClient, rows: Rows
 ) -> None:
