@@ -200,5 +200,6 @@ def _kill(platform: Platform, name: str) -> None:
         if any(part.startswith(name) for part in process.cmdline())
     ]
     assert found
-    found[0].kill()
-    psutil.wait_procs(found[:1], timeout=10)
+    newest = max(found, key=lambda process: process.create_time())  # another run's may be ending
+    newest.kill()
+    psutil.wait_procs([newest], timeout=10)
