@@ -28,6 +28,7 @@ from dspex_ray.core.clock import SystemClock
 from dspex_ray.jobs.actor import ensure_workers
 from dspex_ray.models.store import every_model
 from dspex_ray.serving.llama import check_weights
+from dspex_ray.serving.looks import Looks
 from dspex_ray.traces.losses import GRACE, count_losses
 
 log = structlog.get_logger()
@@ -77,6 +78,7 @@ def _app() -> FastAPI:
 async def _keep(services: Services) -> None:
     """Workers on every node, hosts for every hosted model, an application for every dedicated
     version: compared every second, mended."""
+    looks = Looks(services.clock, lambda: serve.status().applications)
     while True:
         await _try(lambda: ensure_workers(WORKER_BUILD))
         try:
@@ -85,9 +87,9 @@ async def _keep(services: Services) -> None:
         except Exception as error:
             log.warning("cannot read the registry", error=type(error).__name__)
         else:
-            await _try(lambda: hosted.reconcile(models))  # noqa: B023 - called at once
+            await _try(lambda: hosted.reconcile(models, looks))  # noqa: B023 - called at once
         try:
-            await dedicated.reconcile(services.placements, services.clock)
+            await dedicated.reconcile(services.placements, services.clock, looks)
         except Exception as error:
             log.warning("placing failed; it is tried again", error=repr(error)[:300])
         await asyncio.sleep(_EVERY_S)

@@ -29,6 +29,7 @@ from dspex_ray.placements.rules import PREFIX, Act, Action, Nodes, plan
 from dspex_ray.placements.service import PlacementService
 from dspex_ray.placements.store import find_placement
 from dspex_ray.serving.dedicated import DedicatedVersion, ReplicaLost
+from dspex_ray.serving.looks import Looks
 from dspex_ray.serving.runner import of_the_program
 from dspex_ray.serving.snapshot import Configuration, Pick
 from dspex_ray.settings import PlacementSettings
@@ -208,14 +209,15 @@ class ServeReplicas:
 # --- its keeper ----------------------------------------------------------------------------
 
 
-async def reconcile(service: PlacementService, clock: Clock) -> None:
+async def reconcile(service: PlacementService, clock: Clock, looks: Looks) -> None:
     """Make Serve's applications those that are wanted, one step. Idempotent; of several control
     replicas, one at a time does it."""
     async with service.turn() as mine:
         if not mine:
             return
         survey = await service.survey()
-        seen, nodes = await asyncio.to_thread(_look)
+        wanted = {placement.application for placement in survey.placements}
+        seen, nodes = await asyncio.to_thread(_look, looks, wanted)
         actions = plan(
             survey.placements,
             seen,
@@ -229,7 +231,7 @@ async def reconcile(service: PlacementService, clock: Clock) -> None:
             await service.note(action)
 
 
-def _look() -> tuple[dict[str, SeenApplication], Nodes]:
+def _look(looks: Looks, wanted: set[str]) -> tuple[dict[str, SeenApplication], Nodes]:
     """The dedicated applications, and what each node alive has in all. Blocks."""
     seen = {
         name: SeenApplication(
@@ -240,8 +242,7 @@ def _look() -> tuple[dict[str, SeenApplication], Nodes]:
                 for deployment in application.deployments.values()
             ),
         )
-        for name, application in serve.status().applications.items()
-        if name.startswith(PREFIX)
+        for name, application in looks.applications(PREFIX, wanted).items()
     }
     return seen, [node["Resources"] for node in ray.nodes() if node["Alive"]]
 

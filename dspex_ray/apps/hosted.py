@@ -21,6 +21,7 @@ from dspex_ray.serving.affinity import Affinity, beginning_of
 from dspex_ray.serving.handle_transport import HandleTransport
 from dspex_ray.serving.hosting import PREFIX, HostedModel, application_names, hosting, is_hosted
 from dspex_ray.serving.llama import LlamaModel, LlamaOptions, find_weights
+from dspex_ray.serving.looks import Looks
 from dspex_ray.settings import Settings
 
 log = structlog.get_logger()
@@ -127,12 +128,12 @@ async def await_hosted(model: Model) -> None:
         return
     applications = (await asyncio.to_thread(serve.status)).applications
     for name in application_names(model):
-        status = str(applications[name].status) if name in applications else "NOT_STARTED"
+        status = applications[name].status.value if name in applications else "NOT_STARTED"
         if status in {"NOT_STARTED", "DEPLOYING"}:
             raise Unavailable(f"{name!r} is {status}: its model is checked when it runs")
 
 
-def reconcile(models: list[Model]) -> None:
+def reconcile(models: list[Model], looks: Looks) -> None:
     """Make Serve's hosted applications those that the registry wants. Blocks; idempotent."""
     wanted = {
         name: hosting(model)
@@ -140,11 +141,8 @@ def reconcile(models: list[Model]) -> None:
         if is_hosted(model) and model.status is not ModelStatus.DEPRECATED
         for name in application_names(model)
     }
-    present = {
-        name: str(application.status)
-        for name, application in serve.status().applications.items()
-        if name.startswith(PREFIX)
-    }
+    found = looks.applications(PREFIX, wanted)
+    present = {name: application.status.value for name, application in found.items()}
     for name, config in wanted.items():
         if name not in present:
             log.info("hosting a model", application=name, weights=config.weights)

@@ -231,7 +231,7 @@ def run_of(
         held_out_calls=asked.held_out_calls,
         fingerprint=split_fingerprint(asked.hashes, asked.parts),
         optimizer=asked.optimizer,
-        parameters=asked.parameters.model_dump(mode="json"),
+        parameters=asked.parameters.stored(),
         packages=_packages(),
         estimate=figures,
         created_by=actor.name,

@@ -19,6 +19,10 @@ class OptimizerParameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def stored(self) -> dict[str, Any]:
+        """As JSON values, by the names under which they can be given again."""
+        return self.model_dump(mode="json", by_alias=True)
+
 
 def checked_parameters(kind: type[P], optimizer: str, given: Mapping[str, Any]) -> P:
     """Raises Invalid naming the parameter and the rule it breaks; never quotes other values."""

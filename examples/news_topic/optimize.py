@@ -178,31 +178,31 @@ def _percents(accuracies: Sequence[float]) -> list[str]:
 
 
 def _searches(client: Dspex, asked: NewOptimization, seeds: Sequence[int]) -> list[Finished]:
-    """Side by side, so that the model has something to do while a run starts or ends."""
+    """One after the other: side by side, their prompts would drive each other's beginnings out of
+    what the model's two copies remember."""
+    found = []
     with step(f"{asked.optimizer} on {len(seeds)} splits"):
-        runs = [client.optimizations.create(with_seed(asked, seed)) for seed in seeds]
-        found = [finished(run) for run in _followed(client, runs)]
-        for seed, done in zip(seeds, found, strict=True):
-            gain = done.gain
+        for seed in seeds:
+            run = client.optimizations.create(with_seed(asked, seed))
+            found.append(finished(_followed(client, run)))
+            gain = found[-1].gain
             out.print(
                 f"    split {seed}: {gain.zero_shot:.0%} zero-shot, {gain.optimised:.0%} optimised "
-                f"by {gain.lm_calls} LM calls: {told(done.lead)}"
+                f"by {gain.lm_calls} LM calls: {told(found[-1].lead)}"
             )
     return found
 
 
-def _followed(client: Dspex, runs: Sequence[OptimizationRun]) -> list[OptimizationRun]:
-    """As they ended."""
-    now = list(runs)
+def _followed(client: Dspex, run: OptimizationRun) -> OptimizationRun:
+    """As it ended."""
     columns = (TextColumn("    {task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeElapsedColumn(), console=out, transient=True) as progress:
-        tasks = [progress.add_task(f"split {run.seed}", total=100) for run in runs]
-        while not all(run.status.ended for run in now):
+        task = progress.add_task(described(run), total=100)
+        while not run.status.ended:
             time.sleep(_LOOK_S)
-            now = [run if run.status.ended else client.optimizations.get(run.id) for run in now]
-            for task, run in zip(tasks, now, strict=True):
-                progress.update(task, completed=percent_of(run), description=described(run))
-    return now
+            run = client.optimizations.get(run.id)
+            progress.update(task, completed=percent_of(run), description=described(run))
+    return run
 
 
 def percent_of(run: OptimizationRun) -> float:

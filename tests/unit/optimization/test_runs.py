@@ -264,7 +264,8 @@ def test_the_size_of_a_call() -> None:
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_a_file_is_a_run(file: Path) -> None:
     asked = NewOptimization.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-    REGISTRY.parameters(asked.optimizer, asked.parameters)
+    parameters = REGISTRY.parameters(asked.optimizer, asked.parameters)
+    assert REGISTRY.parameters(asked.optimizer, parameters.stored()) == parameters
     assert asked.budget.lm_calls is not None
     assert asked.examples.sizes is not None
     assert asked.examples.sizes["test"] >= 60
