@@ -29,7 +29,13 @@ program: weighed
 dataset: weighings
 examples: {sizes: {train: 8, dev: 8}, seed: 1}
 optimizer: MultiObjective
-parameters: {models: [simulated], population_size: 4, iterations: 2, examples: 4, max_demos: 2}
+parameters:
+  space: {name: weighed}
+  models: [simulated]
+  population_size: 4
+  iterations: 2
+  examples: 4
+  max_demos: 2
 metric: {metric: exact_match}
 budget: {lm_calls: 120, usd: "0.5"}
 """
