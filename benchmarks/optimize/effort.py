@@ -20,5 +20,5 @@ class Effort:
     kills: int
 
 
-FULL: Final = Effort(rounds=3, seeds=20, timed=3, examples=500, runs=300, kills=2)
+FULL: Final = Effort(rounds=3, seeds=60, timed=3, examples=500, runs=300, kills=2)
 QUICK: Final = Effort(rounds=1, seeds=3, timed=1, examples=100, runs=60, kills=1)
