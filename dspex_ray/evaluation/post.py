@@ -44,7 +44,7 @@ class Post:
         self._new: list[Sent] = []
         self._cancelled: list[int] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._broken: Exception | None = None
+        self._broken: BaseException | None = None
 
     async def evaluate(self, work_id: str, item: str) -> str:
         """Cancelled, it cancels the item there. Raises what the item raised, and what a call did:
@@ -79,10 +79,12 @@ class Post:
     async def _unbroken(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await work()
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # whatever it is, nobody is left waiting
             self._break(error)
 
-    def _break(self, error: Exception) -> None:
+    def _break(self, error: BaseException) -> None:
         self._broken = self._broken or error
         for future in self._waiting.values():
             if not future.done():

@@ -179,11 +179,13 @@ class DictCache:
 
 
 class Posted:
-    """An actor's double whose `evaluate` may raise ActorLost: then the actor answers no more."""
+    """An actor's double whose `evaluate` may raise ActorLost: then the actor answers no more. What
+    is no Exception ends this process, as far as a test can play that."""
 
     def __init__(self) -> None:
         self._under_way = UnderWay()
         self._lost = asyncio.Event()
+        self._ended_by: BaseException = ActorLost()
 
     async def evaluate(self, work_id: str, item: str) -> str:
         raise NotImplementedError
@@ -200,7 +202,7 @@ class Posted:
         try:
             await asyncio.wait({fetching, lost}, return_when=asyncio.FIRST_COMPLETED)
             if self._lost.is_set():
-                raise ActorLost
+                raise self._ended_by
             return fetching.result()
         finally:
             fetching.cancel()
@@ -209,6 +211,10 @@ class Posted:
     async def _watched(self, work_id: str, item: str) -> str:
         try:
             return await self.evaluate(work_id, item)
-        except ActorLost:
-            self._lost.set()
+        except BaseException as error:
+            died = not isinstance(error, Exception | asyncio.CancelledError)
+            if died:
+                self._ended_by = error
+            if died or isinstance(error, ActorLost):
+                self._lost.set()
             raise
