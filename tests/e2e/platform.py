@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -104,6 +105,14 @@ def run_dspex(environment: Mapping[str, str], *arguments: str) -> str:
     )
     assert done.returncode == 0, f"dspex {' '.join(arguments)}: {done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """[] when it has ended meanwhile."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def obliging(prompt: Prompt) -> Answer:

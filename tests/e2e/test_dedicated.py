@@ -19,7 +19,7 @@ from dspex_ray.programs.model import NewVersion, ProgramSource
 from dspex_ray.serving.model import Arm, NewSplit
 from dspex_ray.testing.provider_simulator import Fault
 from dspex_ray.traces.model import Execution, ExecutionQuery, ExecutionStatus
-from tests.e2e.platform import Platform
+from tests.e2e.platform import Platform, command_line
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("simulated")]
 
@@ -166,7 +166,7 @@ async def _a_dead_replica_costs_no_request(platform: Platform, client: AsyncDspe
     replica = next(
         process
         for process in processes_of(state.id, state.leader)
-        if placed.application in " ".join(process.cmdline())
+        if placed.application in " ".join(command_line(process))
     )
     load = Load(client)
     async with asyncio.TaskGroup() as tasks:

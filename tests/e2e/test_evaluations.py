@@ -19,7 +19,7 @@ from dspex_ray.evaluation.model import (
     NewEvaluation,
 )
 from dspex_ray.traces.model import ExecutionQuery, Source
-from tests.e2e.platform import Platform
+from tests.e2e.platform import Platform, command_line
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("simulated")]
 
@@ -101,7 +101,7 @@ async def _kill_an_actor(platform: Platform, client: AsyncDspex, evaluation_id: 
     actors = [
         process
         for process in processes_of(state.id, state.leader)
-        if "EvaluatorActor" in " ".join(process.cmdline())
+        if "EvaluatorActor" in " ".join(command_line(process))
     ]
     assert len(actors) == 2
     actors[0].kill()

@@ -17,7 +17,7 @@ from dspex_ray.cli.ray_node import processes_of
 from dspex_ray.client import AsyncDspex
 from dspex_ray.optimization.runs import NewOptimization, RunEvent, RunStatus
 from dspex_ray.traces.model import ExecutionQuery, Source
-from tests.e2e.platform import Platform
+from tests.e2e.platform import Platform, command_line
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("simulated")]
 
@@ -114,7 +114,7 @@ SEARCH = NewOptimization.model_validate(
     | {
         "program": "searched@1",
         "optimizer": "DspexSearch",
-        "parameters": {"num_candidates": 6, "max_demos": 2},
+        "parameters": {"num_candidates": 6, "max_demos": 2, "first_share": 0.5},
         "limits": {"threads": 4, "actors": 1},
         "budget": {"lm_calls": 200, "usd": "0.1"},
     }
@@ -144,7 +144,7 @@ async def test_a_killed_process_costs_nothing_that_was_answered(
 ) -> None:
     whole = await _whole(client)
     two = SEARCH.model_copy(update={"limits": SEARCH.limits.model_copy(update={"actors": 2})})
-    platform.simulator.latency_s = 0.3
+    platform.simulator.latency_s = 0.5
     asked = _asked(platform)
     try:
         created = await client.optimizations.create(two)
@@ -197,7 +197,7 @@ def _kill(platform: Platform, name: str) -> None:
     found = [
         process
         for process in processes_of(state.id, state.leader)
-        if any(part.startswith(name) for part in process.cmdline())
+        if any(part.startswith(name) for part in command_line(process))
     ]
     assert found
     newest = max(found, key=lambda process: process.create_time())  # another run's may be ending

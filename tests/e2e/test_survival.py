@@ -14,7 +14,7 @@ from dspex_ray.cli import ray_node
 from dspex_ray.client import AsyncDspex
 from dspex_ray.core.errors import DspexRayError, NotFound
 from dspex_ray.traces.model import ExecutionStatus
-from tests.e2e.platform import REPLICAS, Platform
+from tests.e2e.platform import REPLICAS, Platform, command_line
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), pytest.mark.usefixtures("simulated")]
 
@@ -36,7 +36,7 @@ def gateways(platform: Platform) -> list[psutil.Process]:
     return [
         process
         for process in ray_node.processes_of(state.id, state.leader)
-        if process.cmdline()[:1] == [GATEWAY]
+        if command_line(process)[:1] == [GATEWAY]
     ]
 
 

@@ -31,7 +31,7 @@ from dspex_ray.cli.ports import choose_ports
 from dspex_ray.db.embedded import EmbeddedPostgres
 from dspex_ray.models.model import ModelUpdate
 from dspex_ray.testing.provider_simulator import ProviderSimulator
-from tests.e2e.platform import REPLICAS, Platform, obliging, up
+from tests.e2e.platform import REPLICAS, Platform, command_line, obliging, up
 from tests.faults.load import Load, Request
 from tests.instances import resident
 
@@ -149,15 +149,7 @@ def model(name: str, url: str, key: str = "", timeout_s: float = 60) -> str:
 
 
 def titled(processes: list[psutil.Process], title: str) -> list[psutil.Process]:
-    found = []
-    for process in processes:
-        try:
-            first = process.cmdline()[:1]
-        except psutil.NoSuchProcess:
-            continue
-        if first and first[0].startswith(title):
-            found.append(process)
-    return found
+    return [one for one in processes if "".join(command_line(one)[:1]).startswith(title)]
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,11 @@ import json
 import re
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import NamedTuple
 
 import httpx
+import psutil
 import pytest
 
 from dspex_ray.testing.provider_simulator import Fault
@@ -96,9 +98,10 @@ async def test_ports_without_a_key(house: House) -> None:
         assert answers.text is not None
     listening: dict[int, str] = {}
     for process in house.processes():
-        for connection in process.net_connections("tcp"):
-            if connection.status == "LISTEN" and connection.laddr:
-                listening[connection.laddr.port] = "".join(process.cmdline()[:1])
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            for connection in process.net_connections("tcp"):
+                if connection.status == "LISTEN" and connection.laddr:
+                    listening[connection.laddr.port] = "".join(process.cmdline()[:1])
     served = house.simulator.served
     found = await probe(set(listening))
     assert [one for one in found if not is_harmless(one, house)] == []

@@ -20,7 +20,7 @@ SEARCH = NewOptimization.model_validate(
         "dataset": "outage",
         "examples": {"sizes": {"train": 8, "dev": 16}, "seed": 1},
         "optimizer": "DspexSearch",
-        "parameters": {"num_candidates": 6, "max_demos": 2},
+        "parameters": {"num_candidates": 6, "max_demos": 2, "first_share": 0.5},
         "metric": {"metric": "exact_match"},
         "budget": {"lm_calls": 200},
         "limits": {"threads": 4},

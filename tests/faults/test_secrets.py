@@ -23,7 +23,7 @@ from pydantic import SecretStr
 
 from dspex_ray.models.model import ModelUpdate
 from dspex_ray.testing.provider_simulator import Answer, Fault, Prompt
-from tests.e2e.platform import obliging
+from tests.e2e.platform import command_line, obliging
 from tests.faults.house import House, model
 from tests.faults.load import Request
 from tests.faults.test_killed import until
@@ -176,7 +176,7 @@ def house_texts(house: House) -> Iterable[tuple[str, str]]:
             yield page, client.get(page).raise_for_status().text
     for process in house.processes():
         with suppress(psutil.NoSuchProcess):
-            yield f"command line of {process.pid}", " ".join(process.cmdline())
+            yield f"command line of {process.pid}", " ".join(command_line(process))
             for connection in process.net_connections("tcp"):
                 if connection.status == "LISTEN" and connection.laddr:
                     yield from figures_of(connection.laddr.port)
