@@ -61,7 +61,7 @@ class PoolActor:
     def __init__(self, build_path: str) -> None:
         self._build_path = build_path
         self._hand: Any = None
-        self._under_way = UnderWay()
+        self._under_way = UnderWay(self.evaluate)
 
     async def start(self) -> int:
         """The process's id, once it is ready."""
@@ -75,10 +75,7 @@ class PoolActor:
         await self._hand.load(self._hand.work.model_validate_json(work))
 
     async def take(self, new: list[Sent], cancelled: list[int]) -> None:
-        for ticket, work_id, item in new:
-            self._under_way.start(ticket, self.evaluate(work_id, item))
-        for ticket in cancelled:
-            self._under_way.cancel(ticket)
+        self._under_way.take(new, cancelled)
 
     async def fetch(self) -> list[CameOf]:
         return await self._under_way.fetch()
@@ -214,6 +211,10 @@ class WorkPool(Generic[W, I, R]):
                 except ActorLost:
                     deaths += 1
                     self._lose(member)
+                except Exception:
+                    if member.post.ended:  # no call of it gets through, whatever the reason
+                        self._lose(member)
+                    raise
         return self._kind.deadly(work, item)
 
     @asynccontextmanager

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from dspex_ray.core.errors import DspexRayError, Unavailable
 from dspex_ray.jobs.retry import is_infrastructure
 
+Evaluate = Callable[[str, str], Coroutine[Any, Any, str]]  #: (id of the work, item) to a result
 Asked = Callable[..., Awaitable[Any]]  #: carries out a call of the actor's: (method, *arguments)
 
 
@@ -65,6 +66,10 @@ class Post:
         finally:
             del self._waiting[ticket]
 
+    @property
+    def ended(self) -> bool:
+        return self._broken is not None
+
     def end(self, error: Exception) -> None:
         """What is under way raises that, and whatever comes later."""
         self._break(error)
@@ -111,19 +116,20 @@ class Post:
 class UnderWay:
     """The actor's side: what runs, and what came of what has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, evaluate: Evaluate) -> None:
+        self._evaluate = evaluate
         self._running: dict[int, asyncio.Task[str]] = {}
         self._ended: list[CameOf] = []
         self._some = asyncio.Event()
 
-    def start(self, ticket: int, work: Coroutine[Any, Any, str]) -> None:
-        self._running[ticket] = task = asyncio.ensure_future(work)
-        task.add_done_callback(partial(self._came, ticket))
-
-    def cancel(self, ticket: int) -> None:
-        """Nothing comes of it. One that has ended stays so."""
-        if (task := self._running.get(ticket)) is not None:
-            task.cancel()
+    def take(self, new: Sequence[Sent], cancelled: Sequence[int]) -> None:
+        """Nothing comes of what is cancelled, unless it has ended."""
+        for ticket, work_id, item in new:
+            self._running[ticket] = task = asyncio.ensure_future(self._evaluate(work_id, item))
+            task.add_done_callback(partial(self._came, ticket))
+        for ticket in cancelled:
+            if (running := self._running.get(ticket)) is not None:
+                running.cancel()
 
     async def fetch(self) -> list[CameOf]:
         """All that has ended since it was last asked; waits for the first."""

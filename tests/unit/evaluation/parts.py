@@ -183,7 +183,7 @@ class Posted:
     is no Exception ends this process, as far as a test can play that."""
 
     def __init__(self) -> None:
-        self._under_way = UnderWay()
+        self._under_way = UnderWay(self._watched)
         self._lost = asyncio.Event()
         self._ended_by: BaseException = ActorLost()
 
@@ -191,10 +191,7 @@ class Posted:
         raise NotImplementedError
 
     async def take(self, new: list[Sent], cancelled: list[int]) -> None:
-        for ticket, work_id, item in new:
-            self._under_way.start(ticket, self._watched(work_id, item))
-        for ticket in cancelled:
-            self._under_way.cancel(ticket)
+        self._under_way.take(new, cancelled)
 
     async def fetch(self) -> list[CameOf]:
         fetching = asyncio.ensure_future(self._under_way.fetch())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -211,3 +212,20 @@ async def test_pools_are_shared_and_end_when_nobody_uses_them(cluster: Cluster) 
         await run(fresh)
     await shared.close()
     assert all(actor.killed for actor in cluster.actors)
+
+
+async def test_an_actor_that_no_call_gets_through_to_is_replaced(cluster: Cluster) -> None:
+    async def fetch() -> list[Any]:
+        raise RuntimeError("cannot be read")
+
+    work = a_work()
+    async with ActorPool("x:y", actors=1) as pool:
+        await pool.evaluate(work, ITEMS[0])
+        cluster.actors[0].fetch = fetch  # type: ignore[method-assign]
+        for item in ITEMS[1:3]:
+            with suppress(RuntimeError):
+                await pool.evaluate(work, item)
+        result = await pool.evaluate(work, ITEMS[3])
+    assert result.number == ITEMS[3].example.number
+    assert [actor.killed for actor in cluster.actors] == [True, True]
+    assert len(cluster.actors) == 2

@@ -17,7 +17,7 @@ class Desk:
     """An actor. An item is how often it lets others go first; `calls` counts what crossed."""
 
     def __init__(self, fails: type[Exception] | None = None) -> None:
-        self._under_way = UnderWay()
+        self._under_way = UnderWay(self._evaluate)
         self._fails = fails
         self.calls = 0
         self.cancelled: list[str] = []
@@ -25,10 +25,7 @@ class Desk:
 
     async def take(self, new: list[Sent], cancelled: list[int]) -> None:
         self._crossed()
-        for ticket, work_id, item in new:
-            self._under_way.start(ticket, self._evaluate(work_id, item))
-        for ticket in cancelled:
-            self._under_way.cancel(ticket)
+        self._under_way.take(new, cancelled)
 
     async def fetch(self) -> list[CameOf]:
         found = await self._under_way.fetch()
