@@ -23,7 +23,7 @@ help:
 	@echo "make bench   measure, and write benchmarks/RESULTS.md and results.json; 15 minutes on a quiet"
 	@echo "             machine (the first time it installs what it compares with, in your cache folder)"
 	@echo "make bench-optimize  evaluation and optimization beside DSPy's own, on simulated models, into"
-	@echo "             benchmarks/optimize/; 12 minutes on a quiet machine"
+	@echo "             benchmarks/RESULTS.md; 12 minutes on a quiet machine"
 	@echo "make lock    write the locked requirements anew from pyproject.toml"
 	@echo "make clean   remove the environment and caches"
 

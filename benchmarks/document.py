@@ -11,7 +11,9 @@ from benchmarks import tables
 from benchmarks.figures import ROWS, Row
 from benchmarks.rounds import Effort
 
+OPTIMIZE = "evaluation and optimization"
 _NOTHING_YET = {
+    OPTIMIZE: "## Evaluation and optimization\n\nNot measured yet: `make bench-optimize`.",
     "profile": "Not profiled yet: `python -m benchmarks.run --profile`.",
     "soak": "Not soaked yet: `python -m benchmarks.soak`.",
 }
@@ -45,7 +47,8 @@ def document(rows: Sequence[Row], about: About, before: str = "") -> str:
 {tables.part("soak", keeps["soak"])}
 ## Profile
 
-{tables.part("profile", keeps["profile"])}"""
+{tables.part("profile", keeps["profile"])}
+{tables.part(OPTIMIZE, keeps[OPTIMIZE])}"""
 
 
 def _opening(rows: Sequence[Row], about: About) -> str:
@@ -59,7 +62,7 @@ one is asked at a time; our cluster at rest takes its part of the machine meanwh
 load generator and the mock upstream are processes of their own on raw sockets; the line `upstream`
 says what they do without a server between. `results.json` has the same figures for programs.
 *ours / theirs* is a ratio of requests/s: above 1, we are ahead.
-Evaluation and optimization have tables of their own: [optimize/RESULTS.md](optimize/RESULTS.md).
+[Evaluation and optimization](#evaluation-and-optimization), measured apart, stand at the end.
 
 ## Targets
 

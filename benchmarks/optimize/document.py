@@ -1,7 +1,8 @@
-"""RESULTS.md and results.json, written from the same rows."""
+"""Tables and results.json, written from the same rows."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -9,13 +10,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+from benchmarks import document as main
 from benchmarks import machine
 from benchmarks.optimize import evaluation, overhead, quality, resume, runs, tables, volumes
 from benchmarks.optimize.effort import Effort
 from benchmarks.optimize.figures import ROWS, Row
-from benchmarks.tables import kept, part, table
+from benchmarks.tables import kept, part, replaced, table
 
-_PROFILE: Final = "Nothing is told yet of what was missed."
+PART: Final = main.OPTIMIZE  # of benchmarks/RESULTS.md
+PROFILE: Final = "profile of evaluation"
+_NO_PROFILE: Final = "Nothing is told yet of what was missed."
 _VERSIONS: Final = ("commit", "Python", "dspex-ray", "ray", "dspy", "Postgres")
 
 
@@ -34,13 +38,18 @@ def versions() -> dict[str, str]:
     return {**{name: found[name] for name in _VERSIONS}, "optuna": version("optuna")}
 
 
-def write(folder: Path, rows: Sequence[Row], about: About) -> None:
-    """Both files; the part of RESULTS.md that a run keeps stays as it is."""
+def write(folder: Path, rows: Sequence[Row], about: About, within: Path | None = None) -> Path:
+    """results.json in the folder, and the tables in the file that is returned: `within`, whose part
+    they become, or the folder's RESULTS.md. What a run keeps of it stays as it is."""
     folder.mkdir(parents=True, exist_ok=True)
-    results = folder / "RESULTS.md"
-    before = results.read_text(encoding="utf-8") if results.exists() else ""
-    results.write_text(document(rows, about, before), encoding="utf-8")
     (folder / "results.json").write_bytes(ROWS.dump_json(list(rows), indent=1) + b"\n")
+    results = within or folder / "RESULTS.md"
+    before = results.read_text(encoding="utf-8") if results.exists() else ""
+    text = document(rows, about, before)
+    if within is not None:
+        text = replaced(before, PART, re.sub("^#", "##", text, flags=re.MULTILINE))
+    results.write_text(text, encoding="utf-8")
+    return results
 
 
 def document(rows: Sequence[Row], about: About, before: str = "") -> str:
@@ -51,22 +60,22 @@ def document(rows: Sequence[Row], about: About, before: str = "") -> str:
 ## 5. Fronts: hypervolume at equal evaluations
 
 Measured apart, by `python -m benchmarks.optimize.hypervolume`, which says what the landscapes are.
-Medians of seeds and their quartiles, as a share of the box that could be dominated; on how many of
-the seeds ours is ahead, and Wilcoxon's p of that.
+Medians of {volumes.seeds_measured()} and their quartiles, as a share of the box that could be
+dominated; on how many of the seeds ours is ahead, and Wilcoxon's p of that.
 
 {tables.by_who(rows, volumes.ITEM)}
 ## Profile
 
-{part("profile", kept(before, "profile") or _PROFILE)}"""
+{part(PROFILE, kept(before, PROFILE) or _NO_PROFILE)}"""
 
 
 def _opening(rows: Sequence[Row], about: About) -> str:
-    return f"""# Results: evaluation and optimization
+    return f"""# Evaluation and optimization
 
 Measured by `make bench-optimize` in one run on one machine, {about.day}. The models are simulated:
 servers on this machine, or engines in the process, that answer after a fixed time. Each figure is a
 median of {about.effort.rounds} interleaved rounds, or of the seeds or kills that its section names,
-with the least and the greatest behind it. `results.json` has the same for programs.
+with the least and the greatest behind it. `optimize/results.json` has the same for programs.
 
 ## Targets
 

@@ -1,6 +1,6 @@
 """How much of what is possible a search finds: ours beside plain Optuna, at equal evaluations.
 
-    python -m benchmarks.optimize.hypervolume [--seeds 20]
+    python -m benchmarks.optimize.hypervolume [--seeds 20] [--first-seed 0]
 
 Each sampler gets the same number of evaluations, in generations of eight that are told together,
 as a cluster would measure them. A figure is the true hypervolume of the candidates that a run's
@@ -182,9 +182,9 @@ def run(
         ]
 
 
-def measure(seeds: int, processes: int = 2) -> list[Figure]:
+def measure(seeds: range, processes: int = 2) -> list[Figure]:
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        return [figure for found in pool.map(run, range(seeds)) for figure in found]
+        return [figure for found in pool.map(run, seeds) for figure in found]
 
 
 def rows(figures: Sequence[Figure]) -> list[Row]:
@@ -210,12 +210,14 @@ def rows(figures: Sequence[Figure]) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=20, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0, help="100: none that we tuned on")
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args(arguments)
-    found = rows(measure(given.seeds, given.processes))
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    found = rows(measure(seeds, given.processes))
     result = {
-        "seeds": given.seeds,
+        "seeds": [seeds.start, seeds.stop],
         "evaluations": {each.name: each.evaluations for each in landscapes(0)},
         "rows": [row._asdict() for row in found],
     }

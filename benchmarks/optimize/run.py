@@ -47,9 +47,10 @@ def main() -> None:
             rows += ITEMS[name](effort, ground)
             print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     rows += volumes.volumes()
-    document.write(folder, rows, about)
-    print((folder / "RESULTS.md").read_text(encoding="utf-8"))
-    print(f"written: {folder / 'RESULTS.md'}, {folder / 'results.json'}", file=sys.stderr)
+    within = FOLDER.parent / "RESULTS.md" if whole else None
+    results = document.write(folder, rows, about, within)
+    print(document.document(rows, about))
+    print(f"written: {results}, {folder / 'results.json'}", file=sys.stderr)
 
 
 def _arguments() -> argparse.Namespace:

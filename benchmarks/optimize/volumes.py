@@ -35,7 +35,7 @@ class Volumes(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    seeds: int
+    seeds: tuple[int, int]  #: the first, and the one after the last
     rows: tuple[Volume, ...]
 
 
@@ -44,7 +44,15 @@ def volumes(file: Path = FILE) -> list[Row]:
     if not file.exists():
         return []
     found = Volumes.model_validate_json(file.read_bytes())
-    return [row for each in found.rows for row in _rows(each, found.seeds)]
+    first, end = found.seeds
+    return [row for each in found.rows for row in _rows(each, end - first)]
+
+
+def seeds_measured(file: Path = FILE) -> str:
+    if not file.exists():
+        return "seeds"
+    first, end = Volumes.model_validate_json(file.read_bytes()).seeds
+    return f"seeds {first} to {end - 1}"
 
 
 def _rows(each: Volume, seeds: int) -> Iterator[Row]:

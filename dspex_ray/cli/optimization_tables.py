@@ -36,6 +36,12 @@ def draw_optimizer(optimizer: OptimizerInfo) -> Any:
             ("does", optimizer.description),
             ("needs", f"{needs.train} train and {needs.dev} dev examples at least"),
             ("prompt model", "a strong one pays" if needs.prompt_model else None),
+            (
+                "embedding model",
+                "clusters examples, which go by their words without one"
+                if needs.embedding_model
+                else None,
+            ),
             ("cannot be run", optimizer.refused),
         )
     )

@@ -19,6 +19,7 @@ import structlog
 from pydantic import BaseModel
 
 from dspex_ray.core.errors import DspexRayError, Unavailable
+from dspex_ray.evaluation.places import Places, ahead
 from dspex_ray.evaluation.post import CameOf, Post, Sent, UnderWay
 from dspex_ray.jobs.worker import load_build
 
@@ -71,8 +72,11 @@ class PoolActor:
         await self._hand.start()
         return os.getpid()
 
-    async def load(self, work: str) -> None:
-        await self._hand.load(self._hand.work.model_validate_json(work))
+    async def load(self, work: str, at_once: int | None) -> None:
+        """Of its items, so many run at once."""
+        read = self._hand.work.model_validate_json(work)
+        self._under_way.allow(_key(read), at_once)
+        await self._hand.load(read)
 
     async def take(self, new: list[Sent], cancelled: list[int]) -> None:
         self._under_way.take(new, cancelled)
@@ -86,6 +90,7 @@ class PoolActor:
         return str(result.model_dump_json())
 
     async def unload(self, work_id: str) -> None:
+        self._under_way.forget(work_id)
         self._hand.unload(work_id)
 
     async def stop(self) -> None:
@@ -115,7 +120,29 @@ class _Member:
         self.pid: int | None = None  #: None until it is ready
         self.busy = 0
         self.reserved = False  #: for an item that is to run alone
-        self.works: dict[str, asyncio.Future[None]] = {}
+        self.works: dict[str, _Held] = {}
+
+    def room_for(self, key: str, places: Places | None, most: int) -> bool:
+        """Whether it may be sent another item of that work, `most` being what it takes of all."""
+        if self.reserved or self.busy >= most:
+            return False
+        if places is None:
+            return True
+        held = self.works.get(key)
+        if held is None:
+            return places.left
+        return held.share is None or held.sent < held.share + ahead(held.share)
+
+
+@dataclass
+class _Held:
+    """A work at an actor: `share` of its places, None for no limit, and items sent there. Not
+    `dealt`: a place besides, for an item that is to run alone where all are dealt."""
+
+    share: int | None
+    dealt: bool = True
+    loading: asyncio.Future[None] | None = None
+    sent: int = 0
 
 
 class WorkPool(Generic[W, I, R]):
@@ -144,6 +171,9 @@ class WorkPool(Generic[W, I, R]):
         self._losses = 0
         self._failure: Exception | None = None
         self._begun: asyncio.Future[None] | None = None
+        self._count = actors or 1  #: of actors, once begun
+        self._at_once: dict[str, int] = {}
+        self._places: dict[str, Places] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -157,7 +187,8 @@ class WorkPool(Generic[W, I, R]):
     async def _begin(self) -> None:
         nodes = await asyncio.to_thread(_alive_nodes)
         self._nodes = itertools.cycle(nodes)
-        for _ in range(self._wanted or len(nodes)):
+        self._count = self._wanted or len(nodes)
+        for _ in range(self._count):
             self._start_one()
 
     async def __aexit__(
@@ -183,18 +214,25 @@ class WorkPool(Generic[W, I, R]):
         return [member.pid for member in self._members if member.pid is not None]
 
     @asynccontextmanager
-    async def loaded(self, work: W) -> AsyncIterator[None]:
-        """The actors forget the work when this ends."""
+    async def loaded(self, work: W, at_once: int | None = None) -> AsyncIterator[int | None]:
+        """How many items of the work to hand over at once for `at_once` to run: a few more, which
+        wait in the actors. The actors forget the work when this ends."""
+        key = _key(work)
+        if at_once is not None:
+            self._at_once[key] = at_once
         try:
-            yield
+            yield None if at_once is None else at_once + ahead(at_once)
         finally:
             self.unload(work)
+            self._at_once.pop(key, None)
+            self._places.pop(key, None)
 
     def unload(self, work: W) -> None:
         """The actors forget the work; the next item of it brings it back."""
         key = _key(work)
         for member in self._members:
-            if member.works.pop(key, None) is not None:
+            if (held := member.works.pop(key, None)) is not None:
+                self._give_back(key, held)
                 member.handle.unload.remote(key)
 
     async def evaluate(self, work: W, item: I) -> R:
@@ -202,9 +240,9 @@ class WorkPool(Generic[W, I, R]):
         await self.start()
         deaths = 0
         while deaths < GIVE_UP_AFTER:
-            async with self._member(alone=deaths >= _ALONE_AFTER) as member:
+            async with self._member(_key(work), alone=deaths >= _ALONE_AFTER) as (member, held):
                 try:
-                    await self._know(member, work)
+                    await self._know(member, held, work)
                     sent = item.model_dump_json()
                     answer = await member.post.evaluate(_key(work), sent)
                     return self._kind.result.model_validate_json(answer)
@@ -218,25 +256,28 @@ class WorkPool(Generic[W, I, R]):
         return self._kind.deadly(work, item)
 
     @asynccontextmanager
-    async def _member(self, *, alone: bool) -> AsyncIterator[_Member]:
+    async def _member(self, key: str, *, alone: bool) -> AsyncIterator[tuple[_Member, _Held]]:
         """The actor with the least to do, when it has room; or one with nothing else to do."""
         async with self._free:
             try:
-                while (member := self._pick(alone)) is None:
+                while (member := self._pick(key, alone)) is None:
                     await self._free.wait()
             except BaseException:
                 self._release()
                 raise
             member.busy += 1
+            held = self._held(member, key)
+            held.sent += 1
         try:
-            yield member
+            yield member, held
         finally:
             member.busy -= 1
+            held.sent -= 1
             if alone:
                 self._release()
             await self._tell()
 
-    def _pick(self, alone: bool) -> _Member | None:
+    def _pick(self, key: str, alone: bool) -> _Member | None:
         ready = [member for member in self._members if member.pid is not None]
         if not ready and not self._starting:
             self._begun = None  # whoever comes next tries again
@@ -245,8 +286,26 @@ class WorkPool(Generic[W, I, R]):
             held = min(ready, key=lambda member: (not member.reserved, member.busy))
             held.reserved = True
             return held if held.busy == 0 else None
-        room = [m for m in ready if not m.reserved and m.busy < self._per_actor]
+        places = self._places_of(key)
+        room = [member for member in ready if member.room_for(key, places, self._per_actor)]
         return min(room, key=lambda member: member.busy, default=None)
+
+    def _places_of(self, key: str) -> Places | None:
+        if key not in self._at_once:
+            return None
+        return self._places.setdefault(key, Places(self._at_once[key], self._count))
+
+    def _held(self, member: _Member, key: str) -> _Held:
+        if key not in member.works:
+            places = self._places_of(key)
+            share = None if places is None else places.deal()
+            dealt = places is None or share is not None
+            member.works[key] = _Held(share if dealt else 1, dealt)
+        return member.works[key]
+
+    def _give_back(self, key: str, held: _Held) -> None:
+        if held.share is not None and held.dealt and key in self._places:
+            self._places[key].give_back(held.share)
 
     def _release(self) -> None:
         """Whoever else wants one alone reserves it again."""
@@ -257,14 +316,13 @@ class WorkPool(Generic[W, I, R]):
         async with self._free:
             self._free.notify_all()
 
-    async def _know(self, member: _Member, work: W) -> None:
+    async def _know(self, member: _Member, held: _Held, work: W) -> None:
         """Load the work into the actor, once."""
-        key = _key(work)
-        if key not in member.works:
-            call = _asked(member.handle.load, work.model_dump_json(by_alias=True))
-            member.works[key] = asyncio.ensure_future(call)
+        if held.loading is None:
+            known = work.model_dump_json(by_alias=True)
+            held.loading = asyncio.ensure_future(_asked(member.handle.load, known, held.share))
         # Shielded: an item that is cancelled does not end the loading for the others.
-        await asyncio.shield(member.works[key])
+        await asyncio.shield(held.loading)
 
     # --- life and death ------------------------------------------------------------------------
 
@@ -298,6 +356,8 @@ class WorkPool(Generic[W, I, R]):
         if member not in self._members:
             return
         self._members.remove(member)
+        for key, held in member.works.items():
+            self._give_back(key, held)
         self._losses += 1
         log.warning("evaluation_actor_lost", pid=member.pid, losses=self._losses)
         member.post.end(ActorLost())

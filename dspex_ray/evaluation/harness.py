@@ -22,7 +22,9 @@ from dspex_ray.evaluation.work import Item, Work
 class Pool(Protocol):
     """Where examples run: `evaluation.pool.ActorPool`, or a double."""
 
-    def loaded(self, work: Work) -> AbstractAsyncContextManager[None]: ...
+    def loaded(self, work: Work, at_once: int) -> AbstractAsyncContextManager[int | None]:
+        """So many of its examples run at once; how many to hand over, None for as many."""
+        ...
 
     async def evaluate(self, work: Work, item: Item) -> ExampleResult: ...
 
@@ -88,8 +90,8 @@ class Harness:
         ]
         cache = self._cache if settings.cache else None
         run = _Run(self._pool, work, settings, on_result, cache, self._metric_keys(work))
-        async with self._pool.loaded(work):
-            await run.all(items)
+        async with self._pool.loaded(work, settings.concurrency) as at_once:
+            await run.all(items, at_once or settings.concurrency)
         results = tuple(sorted([*done, *run.results], key=lambda result: result.key))
         names = [spec.name for spec in work.metrics]
         report = summarise(
@@ -121,9 +123,12 @@ class _Run:
         self._on_result = on_result
         self._cache = cache
         self._metrics = metrics
+        self._at_once = settings.concurrency
         self._equal: dict[str, list[Item]] = {}
 
-    async def all(self, items: Sequence[Item]) -> None:
+    async def all(self, items: Sequence[Item], at_once: int) -> None:
+        """So many are handed to the pool at once."""
+        self._at_once = at_once
         if self._cache is None:
             await self._run(items, None)
             return
@@ -153,16 +158,12 @@ class _Run:
             for twin in self._equal.pop(key)[1:]:
                 self._take(_as(twin, result))
 
-        await run_items(
-            items, self._evaluate, concurrency=self._settings.concurrency, on_result=came
-        )
+        await run_items(items, self._evaluate, concurrency=self._at_once, on_result=came)
         # Twins of what must not be kept are run for themselves.
         twins = [twin for equal in self._equal.values() for twin in equal[1:]]
         self._equal.clear()
         if twins:
-            await run_items(
-                twins, self._evaluate, concurrency=self._settings.concurrency, on_result=self._take
-            )
+            await run_items(twins, self._evaluate, concurrency=self._at_once, on_result=self._take)
 
     async def _from_cache(self, cache: RunCache, items: Sequence[Item]) -> list[Item]:
         """Takes what is there; one item of each key that is not."""

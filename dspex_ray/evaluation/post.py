@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -121,11 +122,20 @@ class UnderWay:
         self._running: dict[int, asyncio.Task[str]] = {}
         self._ended: list[CameOf] = []
         self._some = asyncio.Event()
+        self._places: dict[str, asyncio.Semaphore] = {}
+
+    def allow(self, work_id: str, at_once: int | None) -> None:
+        """So many items of a work run at once, the others wait for their turn; None: all run."""
+        if at_once is not None:
+            self._places[work_id] = asyncio.Semaphore(at_once)
+
+    def forget(self, work_id: str) -> None:
+        self._places.pop(work_id, None)
 
     def take(self, new: Sequence[Sent], cancelled: Sequence[int]) -> None:
         """Nothing comes of what is cancelled, unless it has ended."""
         for ticket, work_id, item in new:
-            self._running[ticket] = task = asyncio.ensure_future(self._evaluate(work_id, item))
+            self._running[ticket] = task = asyncio.ensure_future(self._in_turn(work_id, item))
             task.add_done_callback(partial(self._came, ticket))
         for ticket in cancelled:
             if (running := self._running.get(ticket)) is not None:
@@ -137,6 +147,10 @@ class UnderWay:
         self._some.clear()
         ended, self._ended = self._ended, []
         return ended
+
+    async def _in_turn(self, work_id: str, item: str) -> str:
+        async with self._places.get(work_id) or nullcontext():
+            return await self._evaluate(work_id, item)
 
     def _came(self, ticket: int, task: asyncio.Task[str]) -> None:
         del self._running[ticket]

@@ -78,7 +78,7 @@ class AdvancedBootstrap:
         "score, and chooses good ones unlike each other."
     )
     source = "dspex_ray"
-    needs = Needs(train=2, labels=True)
+    needs = Needs(train=2, labels=True, embedding_model=True)
     parameters = AdvancedParameters
     refused: str | None = None
 

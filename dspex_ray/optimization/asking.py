@@ -28,7 +28,7 @@ from dspex_ray.models.tokenizers import estimate_call_cost
 from dspex_ray.optimization.estimate import Sizes, call_size, estimate
 from dspex_ray.optimization.figures import check_names, check_priced
 from dspex_ray.optimization.model import Problem
-from dspex_ray.optimization.registry import Registry
+from dspex_ray.optimization.registry import Optimizer, Registry
 from dspex_ray.optimization.remeasure import calls_kept, versions_planned
 from dspex_ray.optimization.rules import OptimizerParameters, check_problem
 from dspex_ray.optimization.run_rules import parts_by_name
@@ -119,8 +119,8 @@ async def find_asked(
     models = [model for model in found if model is not None]
     asked_by_name = [name for metric in metrics for name in metric.models]
     asked_by_name += _models_to_choose_from(parameters, new)
-    for name in (*asked_by_name, *([] if new.prompt_model is None else [new.prompt_model])):
-        models.append(await get_model(conn, project, name, now))
+    asked_by_name += [name for name in (new.prompt_model, _embedding_model(optimizer, new)) if name]
+    models += [await get_model(conn, project, name, now) for name in asked_by_name]
     _check_figures(parameters, metrics, models)
     return Asked(
         new=new,
@@ -161,6 +161,17 @@ def _models_to_choose_from(parameters: OptimizerParameters, new: NewOptimization
             rule="model or parameters.models",
         )
     return names
+
+
+def _embedding_model(optimizer: Optimizer, new: NewOptimization) -> str | None:
+    """Raises Invalid where it would be of no use."""
+    if new.embedding_model is not None and not optimizer.needs.embedding_model:
+        raise Invalid(
+            f"{optimizer.name} has no use for an embedding model",
+            field="embedding_model",
+            rule="used by the optimizer",
+        )
+    return new.embedding_model
 
 
 def estimated(asked: Asked, settings: OptimizationSettings) -> RunEstimate:

@@ -183,6 +183,7 @@ class Attempt:
             prompt_lm=prompt_lm,
             meter=meter,
             prompt_meter=prompt_meter,
+            embed=None if run.embedding_model is None else self._embed,
             on_trial=self._tried,
             clock=self._process.clock,
             already=already,
@@ -235,6 +236,11 @@ class Attempt:
                 held.settle(amount)
 
         return await remembered_vectors(f"embed {model}", texts, self._calls, made)
+
+    async def _embed(self, texts: Sequence[str]) -> Vectors:
+        model = self._loaded.run.embedding_model
+        assert model is not None
+        return await self.embed(model, list(texts))
 
     def _lm_of(self, artifact: Artifact) -> Any:
         return self._program_lm(self._pins(artifact.models))

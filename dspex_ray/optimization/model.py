@@ -202,6 +202,9 @@ class Needs(Noun):
         default=False, description="asks a model to write instructions: a strong one pays"
     )
     labels: bool = Field(default=False, description="train examples with expected outputs")
+    embedding_model: bool = Field(
+        default=False, description="clusters examples: by an embedding model, or by their words"
+    )
 
 
 class OptimizerInfo(Noun):

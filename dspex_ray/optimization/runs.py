@@ -74,8 +74,9 @@ class NewOptimization(Noun):
 
     `program` as `name` (its newest version), `name@<number>` or `name@<label>`; `dataset` as `name`
     or `name@<number>`. `model` answers the program's calls instead of the assigned models,
-    `prompt_model` writes instructions. The best `register_best` programs that were measured on
-    all dev examples become versions; of a front, every point does, and none only if this is 0.
+    `prompt_model` writes instructions, `embedding_model` says which examples are alike. The best
+    `register_best` programs that were measured on all dev examples become versions; of a front,
+    every point does, and none only if this is 0.
     `confirm` starts a run whose estimate is over the threshold.
     """
 
@@ -95,6 +96,7 @@ class NewOptimization(Noun):
     seed: Seed = 0
     model: Name | None = None
     prompt_model: Name | None = None
+    embedding_model: Name | None = None
     call_timeout_s: float = Field(default=60.0, gt=0, le=600, description="of each LM call")
     register_best: int = Field(default=1, ge=0, le=20)
     confirm: bool = False
@@ -188,6 +190,7 @@ class OptimizationRun(Noun):
     seed: int
     model: str | None = None
     prompt_model: str | None = None
+    embedding_model: str | None = None
     call_timeout_s: float
     register_best: int
     packages: dict[str, str]

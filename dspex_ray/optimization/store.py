@@ -37,8 +37,8 @@ from dspex_ray.optimization.runs import (
 
 _ASKED = {
     "examples", "train_examples", "dev_examples", "parameters", "metric", "metrics", "budget",
-    "limits", "convergence", "seed", "model", "prompt_model", "call_timeout_s", "register_best",
-    "packages", "estimate", "test_examples", "held_out_calls",
+    "limits", "convergence", "seed", "model", "prompt_model", "embedding_model", "call_timeout_s",
+    "register_best", "packages", "estimate", "test_examples", "held_out_calls",
 }  # fmt: skip
 _OUTCOME = {
     "stopped_because", "detail", "best_score", "program_runs", "failed_runs", "facts", "held_out",

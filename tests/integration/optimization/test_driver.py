@@ -16,7 +16,7 @@ from dspex_ray.optimization.model import StopReason
 from dspex_ray.optimization.runs import OptimizationRun, RunStatus, RunTrial
 from dspex_ray.testing.fake_lm import FakeEngine
 from tests.integration.conftest import ok
-from tests.integration.optimization.parts import PATH, create, driver, get, resources
+from tests.integration.optimization.parts import PATH, create, driver, fake_models, get, resources
 from tests.integration.rows import Rows
 from tests.unit.optimization.parts import answer, engine
 
@@ -253,6 +253,23 @@ async def test_a_metric_may_ask_a_model_of_its_own(
     shown = await get(api, run)
     assert (shown.status, shown.error) == (RunStatus.COMPLETED, None)
     assert shown.spent.lm_calls == len(model.requests) == 2 * shown.dev_examples
+
+
+async def test_an_embedding_model_says_which_examples_are_alike(
+    api: httpx.AsyncClient, services: Services
+) -> None:
+    parameters = {"strategies": ["diverse"], "candidates_per_strategy": 3}
+    run = await create(
+        api, optimizer="AdvancedBootstrap", parameters=parameters, embedding_model="other"
+    )
+    assert run.embedding_model == "other"
+    model = engine()
+    models = await fake_models(services, model)
+    await (await driver(services, model, models)).drive(run.id)
+    shown = await get(api, run)
+    assert (shown.status, shown.error) == (RunStatus.COMPLETED, None)
+    assert [len(texts) for texts in models.embedded] == [12, 3]  # to cluster, and to tell apart
+    assert shown.spent.lm_calls == len(model.requests) + 2
 
 
 async def test_one_attempt_at_a_time(api: httpx.AsyncClient, services: Services) -> None:

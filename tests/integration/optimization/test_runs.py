@@ -87,6 +87,7 @@ async def test_what_is_asked_for_is_stored_whole(api: httpx.AsyncClient, rows: R
         ({"budget": {"lm_calls": 0}}, "budget.lm_calls", "above 0"),
         ({"metric": {"metric": "no_such"}}, "metrics", "known metric"),
         ({"examples": {"sizes": {"train": 40}}}, "sizes", "available"),
+        ({"embedding_model": "m"}, "embedding_model", "used by the optimizer"),
         ({"optimizer": "MIPROv2", "parameters": {}, "examples": {"sizes": {"train": 1}}}, "train",
          "at least 2"),
     ],

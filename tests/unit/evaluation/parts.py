@@ -130,7 +130,7 @@ class FakePool:
         self._fails, self._wait_s = fails, wait_s
 
     @asynccontextmanager
-    async def loaded(self, work: Work) -> AsyncIterator[None]:
+    async def loaded(self, work: Work, at_once: int) -> AsyncIterator[None]:
         self.loads.append(f"load {work.id}")
         try:
             yield

@@ -60,8 +60,10 @@ class Actor(Posted):
     async def stop(self) -> None:
         self.stopped = True
 
-    async def load(self, work: str) -> None:
-        self.loads.append(str(Work.model_validate_json(work).id))
+    async def load(self, work: str, at_once: int | None) -> None:
+        key = str(Work.model_validate_json(work).id)
+        self.loads.append(key)
+        self._under_way.allow(key, at_once)
 
     async def evaluate(self, work_id: str, item: str) -> str:
         read = Item.model_validate_json(item)
@@ -229,3 +231,59 @@ async def test_an_actor_that_no_call_gets_through_to_is_replaced(cluster: Cluste
     assert result.number == ITEMS[3].example.number
     assert [actor.killed for actor in cluster.actors] == [True, True]
     assert len(cluster.actors) == 2
+
+
+async def handed_over(pool: ActorPool, at_once: int, items: list[Item] = ITEMS) -> list[Any]:
+    work = a_work()
+    async with pool.loaded(work, at_once) as most:
+        assert most is not None
+        assert most > at_once
+        return await run_items(items, lambda item: pool.evaluate(work, item), concurrency=most)
+
+
+@pytest.mark.parametrize(("at_once", "shares"), [(1, [0, 0, 1]), (4, [1, 1, 2]), (9, [3, 3, 3])])
+async def test_actors_share_what_may_run_at_once(
+    cluster: Cluster, at_once: int, shares: list[int]
+) -> None:
+    """However many are sent ahead."""
+    together = 0
+
+    def behave(actor: Actor, item: Item) -> None:
+        nonlocal together
+        together = max(together, sum(one.running for one in cluster.actors))
+
+    cluster.behave = behave
+    async with ActorPool("x:y", actors=3) as pool:
+        results = await handed_over(pool, at_once)
+        assert [result.number for result in results] == list(range(30))
+        assert sorted(actor.most for actor in cluster.actors) == shares
+        assert together == at_once
+        assert len(await handed_over(pool, 3)) == 30  # dealt anew
+
+
+async def test_the_places_of_a_dead_actor_go_to_the_one_that_replaces_it(cluster: Cluster) -> None:
+    def behave(actor: Actor, item: Item) -> None:
+        if actor.pid == 1 and len(actor.ran) == 3:
+            actor.gone.set()
+
+    cluster.behave = behave
+    async with ActorPool("x:y", actors=2) as pool:
+        results = await handed_over(pool, 5)
+    assert [result.errors for result in results] == [()] * 30
+    first, *others = (actor.most for actor in cluster.actors)
+    assert first + others[0] == 5
+    assert others[1:] == [first]
+
+
+async def test_what_runs_alone_runs_where_all_places_are_dealt(cluster: Cluster) -> None:
+    def behave(actor: Actor, item: Item) -> None:
+        if item.example.number == 5:
+            actor.gone.set()
+
+    cluster.behave = behave
+    async with ActorPool("x:y", actors=3) as pool:
+        results = await handed_over(pool, 1)
+        assert [result.number for result in results if result.errors] == [5]
+        cluster.behave = None
+        assert len(await handed_over(pool, 1)) == 30
+    assert max(actor.most for actor in cluster.actors) == 1

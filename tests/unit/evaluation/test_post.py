@@ -123,3 +123,39 @@ async def test_an_end_leaves_nobody_waiting() -> None:
     post.end(Unavailable("closed"))
     with pytest.raises(Unavailable):
         await waiting
+
+
+class Busy:
+    """Items end when they are let; `most` ran at once."""
+
+    def __init__(self) -> None:
+        self.running = self.most = 0
+        self.go = asyncio.Event()
+
+    async def evaluate(self, work_id: str, item: str) -> str:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self.go.wait()
+        finally:
+            self.running -= 1
+        return item
+
+
+async def test_items_beyond_the_places_of_their_work_wait_where_they_are() -> None:
+    busy = Busy()
+    there = UnderWay(busy.evaluate)
+    there.allow("few", 2)
+    there.take([Sent(n, "few", str(n)) for n in range(5)], [])
+    there.take([Sent(n, "all", str(n)) for n in range(5, 8)], [])
+    await asyncio.sleep(0.01)
+    assert busy.running == 2 + 3
+    there.take([], [0, 2])  # one that runs, and one that waits
+    await asyncio.sleep(0.01)
+    assert busy.running == 2 + 3
+    busy.go.set()
+    came: set[int] = set()
+    while len(came) < 6:
+        came |= {one.ticket for one in await there.fetch()}
+    assert came == {1, 3, 4, 5, 6, 7}
+    assert busy.most == 5

@@ -76,7 +76,7 @@ def test_information_says_types_defaults_and_ranges() -> None:
     threshold = found.parameters[1]
     assert (threshold.type, threshold.required) == ("number", False)
     assert (threshold.minimum, threshold.maximum) == (0, 1)
-    assert found.needs == Needs(train=2, labels=True)
+    assert found.needs == Needs(train=2, labels=True, embedding_model=True)
     mipro = {p.name: p for p in builtin_registry().info("MIPRO").parameters}
     assert mipro["auto"].choices == ("light", "medium", "heavy")
     assert (mipro["num_trials"].type, mipro["num_trials"].minimum) == ("integer | null", 1)

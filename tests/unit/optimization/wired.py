@@ -49,9 +49,9 @@ class WiredActor(Posted):
     async def stop(self) -> None:
         """It has nothing to stop."""
 
-    async def load(self, work: str) -> None:
+    async def load(self, work: str, at_once: int | None) -> None:
         self.loads += 1
-        await self._actor.load(work)
+        await self._actor.load(work, at_once)
 
     async def evaluate(self, work_id: str, item: str) -> str:
         self.runs += 1

@@ -10,12 +10,12 @@ import pytest
 
 import benchmarks.optimize
 from benchmarks.optimize import evaluation, overhead, quality, resume, tables, volumes
-from benchmarks.optimize.document import About, document, write
+from benchmarks.optimize.document import PART, PROFILE, About, document, write
 from benchmarks.optimize.effort import QUICK
 from benchmarks.optimize.figures import OURS, ROWS, Row, find, ratio, row, rows_of
 from benchmarks.optimize.goals import GOALS
 from benchmarks.optimize.provider import Counts
-from benchmarks.tables import kept, replaced
+from benchmarks.tables import kept, part, replaced
 
 _ABOUT = About(date(2026, 1, 2), {"CPU": "one"}, {"Python": "3.11"}, QUICK)
 _FOLDER = Path(benchmarks.optimize.__file__).parent
@@ -113,18 +113,33 @@ def test_what_was_not_measured_meets_nothing() -> None:
 def test_a_run_keeps_what_it_does_not_measure(tmp_path: Path) -> None:
     write(tmp_path, _evaluations(2.0, 2.0), _ABOUT)
     results = tmp_path / "RESULTS.md"
-    told = replaced(results.read_text(encoding="utf-8"), "profile", "It says *why*.")
+    told = replaced(results.read_text(encoding="utf-8"), PROFILE, "It says *why*.")
     results.write_text(told, encoding="utf-8")
     write(tmp_path, _evaluations(3.0, 2.0), _ABOUT)
     again = results.read_text(encoding="utf-8")
-    assert kept(again, "profile") == "It says *why*."
+    assert kept(again, PROFILE) == "It says *why*."
     assert "16 at once: 1.50" in again
     assert ROWS.validate_json((tmp_path / "results.json").read_bytes()) == _evaluations(3.0, 2.0)
 
 
+def test_a_whole_run_becomes_a_part_of_the_main_document(tmp_path: Path) -> None:
+    results = tmp_path / "RESULTS.md"
+    results.write_text(f"# Results\n\nBefore.\n\n{part(PART, 'Nothing.')}\nAfter.\n", "utf-8")
+    for _ in range(2):
+        assert write(tmp_path / "optimize", _evaluations(3.0, 2.0), _ABOUT, results) == results
+        text = results.read_text("utf-8")
+        results.write_text(replaced(text, PROFILE, "It says *why*."), "utf-8")
+    assert text.startswith("# Results\n\nBefore.\n")
+    assert text.endswith("\nAfter.\n")
+    assert "\n## Evaluation and optimization\n" in text
+    assert "\n### Targets\n" in text
+    assert kept(text, PROFILE) == "It says *why*."
+    assert "Nothing." not in text
+
+
 def test_the_document_says_what_was_simulated() -> None:
     text = document([], _ABOUT)
-    assert text.startswith("# Results: evaluation and optimization\n")
+    assert text.startswith("# Evaluation and optimization\n")
     assert "Simulated: a node is an actor" in text
 
 
@@ -156,7 +171,7 @@ def test_hypervolumes_are_told_by_landscape_when_they_are_there(tmp_path: Path) 
     of = {"landscape": "zdt1", "kind": "smooth", "low": 0.2, "high": 0.7}
     ours = {**of, "sampler": OURS, "median": 0.6, "won": None, "p": None}
     theirs = {**of, "sampler": "random", "median": 0.3, "won": 0.9, "p": 0.01}
-    told = {"seeds": 20, "evaluations": {"zdt1": 80}, "rows": [ours, theirs]}
+    told = {"seeds": [100, 120], "evaluations": {"zdt1": 80}, "rows": [ours, theirs]}
     file.write_text(json.dumps(told), encoding="utf-8")
     rows = volumes.volumes(file)
     assert [(one.case, one.who, one.measure, one.value, one.rounds) for one in rows] == [
