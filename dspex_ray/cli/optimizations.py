@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from typer.core import TyperGroup
 
 from dspex_ray.cli import fronts
 from dspex_ray.cli.door import door_of
@@ -31,7 +32,22 @@ from dspex_ray.optimization.runs import (
 )
 
 optimizers = typer.Typer(no_args_is_help=True, help="What searches for better programs.")
-app = typer.Typer(no_args_is_help=True, help="Searches for a better program.")
+
+
+class RunsFiles(TyperGroup):
+    """`dspex optimize run.yaml` is `dspex optimize run run.yaml`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0].endswith((".yaml", ".yml")):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=RunsFiles,
+    no_args_is_help=True,
+    help="Searches for a better program: `dspex optimize FILE`, or one of these.",
+)
 app.command("front")(fronts.front)
 app.command("importance")(fronts.importance)
 Id = Annotated[UUID, typer.Argument(help="The run's id.")]
