@@ -171,7 +171,7 @@ class WorkPool(Generic[W, I, R]):
         self._losses = 0
         self._failure: Exception | None = None
         self._begun: asyncio.Future[None] | None = None
-        self._count = actors or 1  #: of actors, once begun
+        self._count = actors or 1  #: of actors that there are to be, once begun
         self._at_once: dict[str, int] = {}
         self._places: dict[str, Places] = {}
 
@@ -344,6 +344,7 @@ class WorkPool(Generic[W, I, R]):
             if isinstance(error, asyncio.CancelledError):
                 raise
             self._failure = error
+            self._count = max(1, self._count - 1)  # it gets no share of what comes next
             log.warning("evaluation_actor_failed_to_start", error=type(error).__name__)
         finally:
             this = asyncio.current_task()
