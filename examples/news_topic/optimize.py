@@ -112,11 +112,19 @@ def with_seed(asked: NewOptimization, seed: int) -> NewOptimization:
 
 
 def beside(ours: NewOptimization) -> list[NewOptimization]:
-    """DSPy's optimizers on the same examples, at the same ceilings."""
+    """DSPy's optimizers on the same examples, at the same ceiling of LM calls; not of seconds, for
+    a small model is slow to write the instructions that some of them ask it for."""
     others = [read_config(name) for name in _BESIDE_FILES]
     asked = {one.optimizer: one.parameters for one in others} | _BESIDE
     return [
-        ours.model_copy(update={"name": None, "optimizer": name, "parameters": parameters})
+        ours.model_copy(
+            update={
+                "name": None,
+                "optimizer": name,
+                "parameters": parameters,
+                "budget": ours.budget.model_copy(update={"seconds": None}),
+            }
+        )
         for name, parameters in asked.items()
     ]
 

@@ -77,8 +77,9 @@ def test_dspys_optimizers_get_the_same_ceilings() -> None:
     ]
     for other in others:
         builtin_registry().parameters(other.optimizer, other.parameters)
+        calls_only = ours.budget.model_copy(update={"seconds": None})
         assert (other.budget, other.examples, other.limits) == (
-            ours.budget,
+            calls_only,
             ours.examples,
             ours.limits,
         )
