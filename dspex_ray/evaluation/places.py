@@ -28,5 +28,6 @@ class Places:
 def ahead(places: int) -> int:
     """How many more items than places are sent: they wait where they will run, so that no place is
     empty while a result travels and the next item comes. Few, since they wait for that actor
-    though another may be free."""
-    return max(1, places // 4)
+    though another may be free. A quarter, rounded up: what is handed over for all finds room at
+    those that share it."""
+    return -(-places // 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dspex_ray.evaluation.places import Places, ahead
@@ -24,6 +24,7 @@ def test_all_places_are_dealt_and_no_more_and_evenly(at_once: int, actors: int) 
 
 
 @given(COUNTS, COUNTS)
+@example(36, 2)
 def test_what_is_handed_over_finds_room_at_the_actors(at_once: int, actors: int) -> None:
     places = Places(at_once, actors)
     shares = [share for _ in range(actors) if (share := places.deal()) is not None]
