@@ -26,9 +26,7 @@ LATENCY_MS: Final = 100.0
 DEFAULT: Final = "its default"
 AT_ONCE: Final = {16: (1,), 32: (1, 2, 4), 64: (1, 2, 4), 128: (1,)}  #: and over which actors
 NODES: Final = (1, 2, 4)
-PER_NODE: Final = (
-    4  #: examples at once in a simulated node: all four wait for the model, not for a core
-)
+PER_NODE: Final = 4  #: examples at once in a simulated node: few enough to wait for no core
 SETTINGS: Final = EvaluationSettings(cache=False)
 _WARM_FOR_S = 40.0  #: actors end a minute after their last example
 

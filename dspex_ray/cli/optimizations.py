@@ -35,10 +35,11 @@ optimizers = typer.Typer(no_args_is_help=True, help="What searches for better pr
 
 
 class RunsFiles(TyperGroup):
-    """`dspex optimize run.yaml` is `dspex optimize run run.yaml`."""
+    """`dspex optimize run.yaml` is `dspex optimize run run.yaml`, options before it or after."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0].endswith((".yaml", ".yml")):
+        named = bool(args) and args[0] in self.commands
+        if not named and any(one.endswith((".yaml", ".yml")) for one in args):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 

@@ -119,8 +119,10 @@ async def find_asked(
     models = [model for model in found if model is not None]
     asked_by_name = [name for metric in metrics for name in metric.models]
     asked_by_name += _models_to_choose_from(parameters, new)
-    asked_by_name += [name for name in (new.prompt_model, _embedding_model(optimizer, new)) if name]
+    asked_by_name += [] if new.prompt_model is None else [new.prompt_model]
     models += [await get_model(conn, project, name, now) for name in asked_by_name]
+    if (embeds := _embedding_model(optimizer, new)) is not None:
+        await get_model(conn, project, embeds, now)  # it answers no prompt: no part of the estimate
     _check_figures(parameters, metrics, models)
     return Asked(
         new=new,

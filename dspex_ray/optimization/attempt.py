@@ -221,21 +221,20 @@ class Attempt:
         return self._lms[name]
 
     async def embed(self, model: str, texts: list[str]) -> list[list[float]]:
-        """A call of the budget, at its estimate; remembered as the others are."""
+        """A call of the budget, at its estimate; remembered as the others are. In both ledgers, as
+        an LM's: a search that did not count it would spend what is kept for held-out examples."""
         (found,) = self._process.models.of(self._loaded.target, model)
         tokens = sum(estimated_tokens(len(text.encode())) for text in texts)
         price = found.price.prompt_usd_per_token
         amount = Amount(tokens, None if price is None else tokens * price)
 
         async def made() -> tuple[Vectors, Amount]:
-            held = await self.paid.areserve(amount)
-            try:
+            async with _reserved(self.paid, amount):
                 target = self._loaded.target
                 return await self._process.models.embed(target, model, texts), amount
-            finally:
-                held.settle(amount)
 
-        return await remembered_vectors(f"embed {model}", texts, self._calls, made)
+        async with _reserved(self._bench.ledger, amount):
+            return await remembered_vectors(f"embed {model}", texts, self._calls, made)
 
     async def _embed(self, texts: Sequence[str]) -> Vectors:
         model = self._loaded.run.embedding_model
@@ -288,6 +287,16 @@ class Attempt:
             at=self._process.clock.now(),
         )
         self._loop.call_soon_threadsafe(self._trials.put, row)
+
+
+@asynccontextmanager
+async def _reserved(ledger: Ledger, amount: Amount) -> AsyncIterator[None]:
+    """A call that comes to what it is estimated to."""
+    held = await ledger.areserve(amount)
+    try:
+        yield
+    finally:
+        held.settle(amount)
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ async def test_an_embedding_model_says_which_examples_are_alike(
     run = await create(
         api, optimizer="AdvancedBootstrap", parameters=parameters, embedding_model="other"
     )
-    assert run.embedding_model == "other"
+    assert (run.embedding_model, run.estimate.cost_usd is None) == ("other", False)
     model = engine()
     models = await fake_models(services, model)
     await (await driver(services, model, models)).drive(run.id)

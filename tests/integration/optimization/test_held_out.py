@@ -264,3 +264,22 @@ async def test_importance_is_of_the_trials_that_were_recorded(
     for one in found.objectives:
         assert one.shares == {"demos": pytest.approx(1.0)}
         assert one.trials == 9
+
+
+async def test_embeddings_leave_the_held_out_examples_their_calls(
+    api: httpx.AsyncClient, services: Services
+) -> None:
+    run = await create(
+        api,
+        optimizer="AdvancedBootstrap",
+        parameters={"strategies": ["diverse"], "candidates_per_strategy": 3},
+        embedding_model="other",
+        budget={"lm_calls": 24},  # 12 of them for the start and the best; the search wants more
+        **TESTED,
+    )
+    await (await driver(services, engine())).drive(run.id)
+    shown = await get(api, run)
+    assert (shown.stopped_because, shown.detail) == (StopReason.BUDGET, "lm_calls")
+    assert shown.held_out is not None
+    assert shown.held_out.missing is None
+    assert shown.spent.lm_calls <= 24

@@ -154,15 +154,17 @@ def test_commands(
     assert "\x1b" not in drawn.out
 
 
-@pytest.mark.parametrize("command", [("optimize", "run"), ("optimize",)])
-def test_a_run_is_followed_to_its_end(shell: Shell, file: Path, command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "line", ["optimize run FILE --confirm", "optimize FILE --confirm", "optimize --confirm FILE"]
+)
+def test_a_run_is_followed_to_its_end(shell: Shell, file: Path, line: str) -> None:
     stream = {"content-type": "text/event-stream"}
     shell.platform.replies = [
         ok(wire.optimization(status="pending"), 202),
         httpx.Response(200, text=f"data: {json.dumps(EVENT)}\n\n", headers=stream),
         ok(wire.optimization()),
     ]
-    ran = shell(*command, str(file), "--confirm")
+    ran = shell(*line.replace("FILE", str(file)).split(" "))
     assert ran.code == 0
     assert "p@2" in ran.out
     assert "up to 40 LM calls, $0.01 (at most 40 runs)" in ran.err

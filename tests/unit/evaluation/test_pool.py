@@ -109,6 +109,11 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return found
 
 
+def five_kills(actor: Actor, item: Item) -> None:
+    if item.example.number == 5:
+        actor.gone.set()
+
+
 async def run(pool: ActorPool, items: list[Item] = ITEMS, concurrency: int = 12) -> list[Any]:
     work = a_work()
     async with pool.loaded(work):
@@ -147,11 +152,7 @@ async def test_a_dead_actors_examples_run_again_on_another(cluster: Cluster) -> 
 
 
 async def test_an_example_that_kills_takes_no_other_with_it(cluster: Cluster) -> None:
-    def behave(actor: Actor, item: Item) -> None:
-        if item.example.number == 5:
-            actor.gone.set()
-
-    cluster.behave = behave
+    cluster.behave = five_kills
     async with ActorPool("x:y", actors=1, per_actor=4) as pool:
         results = await run(pool)
     deadly = [result for result in results if result.errors]
@@ -276,11 +277,7 @@ async def test_the_places_of_a_dead_actor_go_to_the_one_that_replaces_it(cluster
 
 
 async def test_what_runs_alone_runs_where_all_places_are_dealt(cluster: Cluster) -> None:
-    def behave(actor: Actor, item: Item) -> None:
-        if item.example.number == 5:
-            actor.gone.set()
-
-    cluster.behave = behave
+    cluster.behave = five_kills
     async with ActorPool("x:y", actors=3) as pool:
         results = await handed_over(pool, 1)
         assert [result.number for result in results if result.errors] == [5]
