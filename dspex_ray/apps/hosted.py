@@ -20,7 +20,7 @@ from dspex_ray.models.model import Model, ModelStatus
 from dspex_ray.serving.affinity import Affinity, beginning_of
 from dspex_ray.serving.handle_transport import HandleTransport
 from dspex_ray.serving.hosting import PREFIX, HostedModel, application_names, hosting, is_hosted
-from dspex_ray.serving.llama import LlamaModel, LlamaOptions, find_weights
+from dspex_ray.serving.llama import PACKAGED, LlamaModel, LlamaOptions, find_weights
 from dspex_ray.serving.looks import Looks
 from dspex_ray.settings import Settings
 
@@ -40,6 +40,7 @@ class ModelHost:
                 n_ctx=config.context_window * asked.parallel,
                 n_parallel=asked.parallel,
                 n_ubatch=asked.prompt_batch,
+                thinks=config.weights not in PACKAGED,
             ),
         )
 

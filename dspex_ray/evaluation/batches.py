@@ -1,9 +1,11 @@
-"""What happens one by one is written together: all that came while the last write was under way."""
+"""What happens one by one is written together: all that came while the last write was under way,
+or within a moment."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 import structlog
@@ -14,20 +16,28 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _RETRY_S = 0.5
+LINGER_S = 0.05  #: for results: a process that is killed loses no more of them than those
 
 
 class Batches(Generic[T]):
     """`write` gets what was put, in order, each once; it is tried again while the database is
-    away. `close` waits for what is left, `patience_s` at most, and raises what went wrong."""
+    away. With `linger_s` whatever comes that long after the first is written with it: nobody waits
+    for a write, and each takes its share of the database and of this loop. `close` waits for what
+    is left, `patience_s` at most, and raises what went wrong."""
 
     def __init__(
-        self, write: Callable[[Sequence[T]], Awaitable[None]], *, patience_s: float = 120.0
+        self,
+        write: Callable[[Sequence[T]], Awaitable[None]],
+        *,
+        linger_s: float = 0.0,
+        patience_s: float = 120.0,
     ) -> None:
         self._write = write
+        self._linger_s = linger_s
         self._patience_s = patience_s
         self._waiting: list[T] = []
         self._came = asyncio.Event()
-        self._closing = False
+        self._closing = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
     def put(self, one: T) -> None:
@@ -35,7 +45,7 @@ class Batches(Generic[T]):
         self._came.set()
 
     async def close(self) -> None:
-        self._closing = True
+        self._closing.set()
         self._came.set()
         try:
             async with asyncio.timeout(self._patience_s):
@@ -44,8 +54,11 @@ class Batches(Generic[T]):
             self._task.cancel()
 
     async def _run(self) -> None:
-        while self._waiting or not self._closing:
+        while self._waiting or not self._closing.is_set():
             await self._came.wait()
+            if self._linger_s:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), self._linger_s)
             self._came.clear()
             batch, self._waiting = self._waiting, []
             if batch:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dspex_ray.datasets.model import Example
-from dspex_ray.evaluation.batches import Batches
+from dspex_ray.evaluation.batches import LINGER_S, Batches
 from dspex_ray.evaluation.metrics import resolve_metric
 from dspex_ray.evaluation.model import EvaluationSettings, ExampleResult, Report
 from dspex_ray.evaluation.rules import cacheable, metric_key, run_key, summarise
@@ -138,7 +138,7 @@ class _Run:
         async def keep(batch: Sequence[tuple[str, ExampleResult]]) -> None:
             await cache.keep(batch, self._metrics, ttl_s)
 
-        keeping = Batches(keep)
+        keeping = Batches(keep, linger_s=LINGER_S)
         try:
             await self._run(left, keeping)
         finally:

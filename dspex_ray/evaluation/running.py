@@ -20,7 +20,7 @@ from dspex_ray.db.engine import Database, Read
 from dspex_ray.db.move import move
 from dspex_ray.db.tables import evaluations as table
 from dspex_ray.evaluation import store
-from dspex_ray.evaluation.batches import Batches
+from dspex_ray.evaluation.batches import LINGER_S, Batches
 from dspex_ray.evaluation.cache import PostgresRunCache
 from dspex_ray.evaluation.harness import Harness, Pool
 from dspex_ray.evaluation.metrics import resolve_metric
@@ -126,10 +126,9 @@ class EvaluationRuns:
 
     async def _measure(self, evaluation: Evaluation) -> Report:
         settings = evaluation.settings
-        work = await self._work(evaluation)
-        async with self._database.read() as conn:
-            examples = await _examples(conn, evaluation)
-            done = await store.every_result(conn, evaluation.id)
+        work, (examples, done) = await asyncio.gather(
+            self._work(evaluation), self._data(evaluation)
+        )
         recording = self._recording(evaluation, Tally(evaluation.progress.total, done))
         cache = PostgresRunCache(self._database, self._clock, evaluation.project_id)
         try:
@@ -166,6 +165,12 @@ class EvaluationRuns:
             seed=settings.seed,
         )
 
+    async def _data(self, evaluation: Evaluation) -> tuple[list[Example], list[ExampleResult]]:
+        """Its examples, and the results that there are. Raises Conflict as `_examples`."""
+        async with self._database.read() as conn:
+            examples = await _examples(conn, evaluation)
+            return examples, await store.every_result(conn, evaluation.id)
+
     def _recording(self, evaluation: Evaluation, tally: Tally) -> Batches[ExampleResult]:
         async def record(batch: Sequence[ExampleResult]) -> None:
             async with self._database.write() as conn:
@@ -174,7 +179,7 @@ class EvaluationRuns:
                     tally.add(result)
                 await store.set_progress(conn, evaluation.id, tally.progress)
 
-        return Batches(record)
+        return Batches(record, linger_s=LINGER_S)
 
     async def _unless_cancelled(
         self, evaluation: Evaluation, measure: Awaitable[Report]

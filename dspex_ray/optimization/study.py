@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -24,16 +23,16 @@ from dspex_ray.core.canonical import content_hash
 from dspex_ray.core.errors import Invalid
 from dspex_ray.core.objectives import Limit, Objective
 from dspex_ray.optimization import samplers
+from dspex_ray.optimization.design import first_design
 from dspex_ray.optimization.front import HypervolumeMark
 from dspex_ray.optimization.portfolio import portfolio
 from dspex_ray.optimization.samplers import Draft, Drafts, Sampler, Scene, Told
 from dspex_ray.optimization.surrogate import gaussian_process
 from dspex_ray.optimization.variation import Growth, Kind, Mint
 from dspex_ray.stats import pareto
-from dspex_ray.variables import sampling
 from dspex_ray.variables.domains import ChoiceVariable
 from dspex_ray.variables.model import CompositeVariable, Configuration, Space, Variable
-from dspex_ray.variables.rules import TooMany, check, defaults, every, validate
+from dspex_ray.variables.rules import TooMany, every
 
 SamplerName = Literal["portfolio", "nsga2", "tpe", "gp", "random"]
 SAMPLERS: Mapping[str, Sampler] = {
@@ -44,7 +43,6 @@ SAMPLERS: Mapping[str, Sampler] = {
     "random": samplers.random,
 }
 
-_LEAST_DESIGN, _MOST_DESIGN = 8, 16
 _STALE = 16  # drafts in a row that were asked before, until all that there is is listed
 _ROUNDING = 1e-9  # of the hypervolume: a gain of less is none
 _STALE_AT_ALL = 60  # and, where that is too much to list, until the search is over
@@ -53,8 +51,8 @@ _STALE_AT_ALL = 60  # and, where that is too much to list, until the search is o
 class Proposal(NamedTuple):
     """What to try. `number` counts from 1 in the order of asking; `parents` are such numbers.
 
-    `made_by`: start (the program as it is), sobol, tpe, crossover, mutation, random, or rest (one
-    of the last configurations that there are).
+    `made_by`: start (the program as it is), neighbour, sobol, tpe, crossover, mutation, random, or
+    rest (one of the last configurations that there are).
     """
 
     number: int
@@ -66,12 +64,12 @@ class Proposal(NamedTuple):
 class Study:
     """A search for the front of `objectives` within `limits`; `sampler` as the modules `samplers`,
     `portfolio` and `surrogate` say ("gp": by expected improvement; for another acquisition give
-    `gaussian_process(...)`). The start comes first, then a Sobol sequence, then the sampler.
+    `gaussian_process(...)`). First comes what `design.first_design` says, then the sampler.
 
     `start` is the configuration that the program has; without one it is the space's defaults,
-    where these keep the constraints. `initial` counts what comes before the sampler. `mint` makes
-    new members for the pools of `growing`, which are paths of plain choices; without it the pools
-    grow by `extend` alone.
+    where these keep the constraints, and has no neighbours. `initial` counts what comes before the
+    sampler. `mint` makes new members for the pools of `growing`, which are paths of plain choices;
+    without it the pools grow by `extend` alone.
 
     Raises Invalid when no configuration keeps the space's constraints, when `start` is not one,
     for no objectives, two of a name, a sampler that is none, or a growing path that is no choice.
@@ -102,7 +100,7 @@ class Study:
         self._proposals: list[Proposal] = []
         self._told: dict[int, Told] = {}
         self._seen: set[str] = set()
-        self._design = _design(space, start, seed, initial)
+        self._design = first_design(space, start, seed, initial)
         self._designed = 0
 
     @property
@@ -279,24 +277,6 @@ class Study:
         if not all(map(math.isfinite, found)):
             return None, ()
         return found, tuple(limit.violation(figures[limit.name]) for limit in self._limits)
-
-
-def _design(
-    space: Space, start: Configuration | None, seed: int, initial: int | None
-) -> list[Draft]:
-    """The start, then points of a Sobol sequence: `initial` in all, or twice the dimensions within
-    bounds."""
-    if start is not None:
-        validate(space, start)
-    elif check(space, given := defaults(space)).valid:
-        start = given
-    count = initial or min(max(2 * len(space.leaves()), _LEAST_DESIGN), _MOST_DESIGN)
-    found = sampling.random(space, 1, seed)  # says so when there is none
-    with suppress(Invalid):  # so few keep the constraints: the sampler goes on from the one
-        found = sampling.sobol(space, count, seed)
-    sobol = [Draft(configuration, "sobol") for configuration in found]
-    first = [] if start is None else [Draft(start, "start")]
-    return [*first, *sobol][:count]
 
 
 def _checked(objectives: Sequence[Objective]) -> tuple[Objective, ...]:

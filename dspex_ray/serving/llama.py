@@ -13,6 +13,7 @@ import secrets
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -21,7 +22,9 @@ from dspex_ray.core.errors import Invalid
 
 SMOLLM2 = "smollm2-135m-instruct"
 GEMMA3 = "gemma-3-270m"
+PACKAGED = frozenset({SMOLLM2, GEMMA3})  #: neither of them thinks
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class LlamaOptions:
 
     `tools`: the model's chat template knows tools. llama.cpp drops them in silence when it does
     not (SmolLM2, Gemma), so that a call with tools is refused unless this says otherwise.
+
+    `thinks`: the model may think before it answers. One that does not answers a JSON schema in the
+    form of json.dumps, `{"a": 1, "b": 2}`: llama.cpp's own grammar lets a small model write blanks,
+    which are tokens, and which the worked examples of a prompt do not have.
     """
 
     n_ctx: int = 8192
@@ -39,6 +46,7 @@ class LlamaOptions:
     n_ubatch: int = 512
     cache_ram_mib: int = 64
     tools: bool = False
+    thinks: bool = True
 
 
 def find_weights(name: str, home: Path) -> Path:
@@ -78,7 +86,7 @@ class LlamaModel:
     def __init__(self, name: str, weights: Path, options: LlamaOptions | None = None) -> None:
         options = options or LlamaOptions()
         self.name = name
-        self._takes_tools = options.tools
+        self._options = options
         self._server = _load(weights, name, options)
         self._threads = ThreadPoolExecutor(options.n_parallel, thread_name_prefix="llama")
 
@@ -93,10 +101,12 @@ class LlamaModel:
 
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Chunks as OpenAI's; closing the iterator, or cancelling it, stops the generation."""
-        refusal = _refusal(body, self._takes_tools)
+        refusal = _refusal(body, self._options.tools)
         if refusal is not None:
             yield refusal
             return
+        if not self._options.thinks:
+            body = _without_blanks(body)
         chunks: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         stopped = Event()
         loop = asyncio.get_running_loop()
@@ -205,6 +215,29 @@ def _refusal(body: dict[str, Any], takes_tools: bool) -> dict[str, Any] | None:
     if body.get("tools") and not takes_tools:
         return _error("this model knows no tools", 400, "tools", "unsupported_parameter")
     return None
+
+
+def _without_blanks(body: dict[str, Any]) -> dict[str, Any]:
+    """With llguidance's grammar of its JSON schema in the form of json.dumps, where it has one."""
+    wanted = body.get("response_format")
+    if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
+        return body
+    schema = (wanted.get("json_schema") or {}).get("schema")
+    grammar = _grammar(json.dumps(schema | {"x-guidance": _FORM})) if schema else None
+    if grammar is None:
+        return body
+    rest = {name: value for name, value in body.items() if name != "response_format"}
+    return {**rest, "grammar": grammar}
+
+
+@lru_cache(maxsize=256)
+def _grammar(schema: str) -> str | None:
+    """None for a schema that llguidance does not know: llama.cpp would answer as if there were no
+    grammar at all, and say nothing."""
+    from llguidance import LLMatcher
+
+    grammar = f"%llguidance {{}}\nstart: %json {schema}"
+    return None if LLMatcher.validate_grammar(grammar) else grammar
 
 
 def _refused_by_llama(error: dict[str, Any]) -> dict[str, Any]:

@@ -185,6 +185,15 @@ def smol(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
     loaded.close()
 
 
+@pytest.fixture(scope="module")
+def prompt_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
+    pytest.importorskip("xllamacpp")
+    weights = find_weights(SMOLLM2, tmp_path_factory.mktemp("home"))
+    loaded = LlamaModel("smol", weights, LlamaOptions(thinks=False))
+    yield loaded
+    loaded.close()
+
+
 def said(text: str, **more: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], "temperature": 0, **more}
 
@@ -214,6 +223,91 @@ async def test_llama_answers_within_a_schema_through_the_whole_chain(smol: Llama
     streamed = "".join(event.delta.text for event in events if event.type == "delta")
     assert streamed == response.text
     assert events[-1].usage.output_tokens == response.usage.output_tokens
+
+
+TOPIC = {"enum": ["business", "entertainment", "politics", "sports", "tech"]}
+NAMES = {"type": "array", "items": {"enum": ["Kenyon", "Robben"]}, "maxItems": 2}
+
+
+def of(**properties: Any) -> dict[str, Any]:
+    """A request for JSON with these."""
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    return said(
+        "Name the topic of the article, and who is in it: Kenyon denies that Robben will return",
+        response_format={"type": "json_schema", "json_schema": {"name": "o", "schema": schema}},
+        max_tokens=60,
+    )
+
+
+@pytest.mark.integration
+async def test_a_model_that_does_not_think_answers_a_schema_without_blanks(
+    prompt_model: LlamaModel,
+) -> None:
+    body = of(topic=TOPIC, names=NAMES)
+    text = (await prompt_model.complete(body))["choices"][0]["message"]["content"]
+    found = json.loads(text)
+    assert found["topic"] in TOPIC["enum"]
+    assert text == json.dumps(found)
+    assert body == of(topic=TOPIC, names=NAMES)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"names": NAMES | {"uniqueItems": True}},
+        {"topic": {"type": "string", "pattern": "^(?=b)business$"}},
+        {"topic": {"type": "string", "format": "of ours"}},
+        {"topic": {"not": {"type": "string"}}},
+    ],
+    ids=["unique", "look-ahead", "format", "not"],
+)
+async def test_a_schema_without_such_a_grammar_is_llamas_own(
+    smol: LlamaModel, prompt_model: LlamaModel, properties: dict[str, Any]
+) -> None:
+    answers = [await model.complete(of(**properties)) for model in (smol, prompt_model)]
+    whole, other = (answer["choices"][0]["message"]["content"] for answer in answers)
+    assert whole == other
+    assert whole.startswith("{")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("properties", [{"a": {"type": "nope"}}, {"a": {"$ref": "#/$defs/Y"}}])
+async def test_a_schema_that_is_none_is_refused(
+    prompt_model: LlamaModel, properties: dict[str, Any]
+) -> None:
+    refused = (await prompt_model.complete(of(**properties)))["error"]
+    assert refused["status"] == 400
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "known",
+    [
+        TOPIC,
+        NAMES,
+        {"type": "string", "maxLength": 8},
+        {"type": "integer", "minimum": 3, "maximum": 40},
+        {"type": "number", "exclusiveMinimum": 0},
+        {"type": "boolean"},
+        {"type": "string", "format": "date"},
+        {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        {"type": "object", "additionalProperties": {"type": "boolean"}, "maxProperties": 2},
+    ],
+    ids=str,
+)
+async def test_what_is_said_to_be_a_grammar_binds_the_model(
+    prompt_model: LlamaModel, known: dict[str, Any]
+) -> None:
+    """llama.cpp's llguidance is of another version than the one that says so."""
+    body = of(a=known)
+    text = (await prompt_model.complete(body))["choices"][0]["message"]["content"]
+    assert text.startswith('{"a": ')
 
 
 @pytest.mark.integration

@@ -31,6 +31,36 @@ async def test_what_comes_during_a_write_goes_into_the_next() -> None:
     assert written == [[1], [2, 3, 4, 5]]
 
 
+async def test_what_comes_soon_after_the_first_is_written_with_it() -> None:
+    written: list[list[int]] = []
+    first = asyncio.Event()
+
+    async def write(batch: Sequence[int]) -> None:
+        written.append(list(batch))
+        first.set()
+
+    lingering = Batches(write, linger_s=0.05)
+    for number in range(3):
+        lingering.put(number)
+        await asyncio.sleep(0.001)
+    await asyncio.wait_for(first.wait(), 10)
+    assert written == [[0, 1, 2]]
+    await lingering.close()
+
+
+async def test_the_last_waits_for_nobody() -> None:
+    written: list[int] = []
+
+    async def write(batch: Sequence[int]) -> None:
+        written.extend(batch)
+
+    lingering = Batches(write, linger_s=3600)
+    lingering.put(1)
+    await asyncio.sleep(0.01)
+    await asyncio.wait_for(lingering.close(), 10)
+    assert written == [1]
+
+
 async def test_nothing_is_written_of_nothing() -> None:
     async def write(batch: Sequence[int]) -> None:
         raise AssertionError

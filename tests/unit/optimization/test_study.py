@@ -116,6 +116,36 @@ def test_the_start_comes_first_then_sobol_then_the_sampler(sampler: SamplerName)
     assert {p.made_by for p in asked[5:]} <= made[sampler]
 
 
+def test_a_starts_neighbours_come_next_the_variables_in_turn() -> None:
+    space = declared(
+        {
+            "x": {"float": [0, 1]},
+            "model": {"choice": ["m", "n", "o"]},
+            "module": {"module": ["predict", "chain_of_thought"]},
+        },
+        [
+            {
+                "name": "no-o",
+                "rule": {"variable": "model", "op": "!=", "value": "o"},
+            }
+        ],
+    )
+    start = {"x": 0.5, "model": "n", "module": "predict"}
+    asked = study(space, start=start).ask(8)
+    assert [(p.made_by, p.configuration) for p in asked[:3]] == [
+        ("start", start),
+        ("neighbour", start | {"model": "m"}),
+        ("neighbour", start | {"module": "chain_of_thought"}),
+    ]
+    assert {p.made_by for p in asked[3:]} == {"sobol"}
+    assert [p.made_by for p in study(space, start=start, initial=4).ask(4)] == [
+        "start",
+        "neighbour",
+        "sobol",
+        "sobol",
+    ]
+
+
 def test_without_a_start_it_is_the_defaults_where_they_are_valid() -> None:
     space = declared({"x": {"float": [0, 1], "default": 0.25}})
     assert study(space).ask(1)[0] == Proposal(1, {"x": 0.25}, "start")
