@@ -219,11 +219,13 @@ def _refusal(body: dict[str, Any], takes_tools: bool) -> dict[str, Any] | None:
 
 def _without_blanks(body: dict[str, Any]) -> dict[str, Any]:
     """With llguidance's grammar of its JSON schema in the form of json.dumps, where it has one."""
-    wanted = body.get("response_format")
-    if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
+    if "grammar" in body:
         return body
-    schema = (wanted.get("json_schema") or {}).get("schema")
-    grammar = _grammar(json.dumps(schema | {"x-guidance": _FORM})) if schema else None
+    match body.get("response_format"):
+        case {"type": "json_schema", "json_schema": {"schema": {**schema}}}:
+            grammar = _grammar(json.dumps(schema | {"x-guidance": _FORM}))
+        case _:
+            return body
     if grammar is None:
         return body
     rest = {name: value for name, value in body.items() if name != "response_format"}

@@ -287,6 +287,20 @@ async def test_a_schema_that_is_none_is_refused(
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
+    "asked", [{"schema": ["topic"]}, {"schema": "topic"}, {}, None, "topic"], ids=str
+)
+async def test_what_is_no_schema_is_answered_as_by_any_model(
+    smol: LlamaModel, prompt_model: LlamaModel, asked: Any
+) -> None:
+    wanted = {"type": "json_schema", "json_schema": asked}
+    body = said("a topic", response_format=wanted, max_tokens=8)
+    whole, other = [await model.complete(body) for model in (smol, prompt_model)]
+    assert whole.get("error") == other.get("error")
+    assert ("choices" in whole) == ("choices" in other)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
     "known",
     [
         TOPIC,
