@@ -10,10 +10,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import instances
 
 _URL = "DSPEX_TEST_POSTGRES_URL"
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("dspex-ray", deadline=None)
+settings.load_profile("dspex-ray")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

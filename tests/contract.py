@@ -48,7 +48,6 @@ def ask_everything(
                 max_examples=examples,
                 derandomize=True,
                 database=None,
-                deadline=None,
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
             )

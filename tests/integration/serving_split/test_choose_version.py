@@ -16,7 +16,6 @@ from dspex_ray.serving.model import WHOLE, Arm, NewSplit, Split
 from dspex_ray.serving.split import choose_version, growing, live_shares
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-UNHURRIED = settings(deadline=None)
 UNITS = [f"unit-{number}" for number in range(4_000)]
 
 
@@ -61,7 +60,6 @@ def chosen(split: Split, now: datetime = NOW) -> dict[str, int]:
     return {unit: choose_version(split, unit, now).version for unit in UNITS}
 
 
-@UNHURRIED
 @given(splits())
 def test_live_shares_are_the_whole(split: Split) -> None:
     shares = live_shares(split, NOW)
@@ -69,7 +67,6 @@ def test_live_shares_are_the_whole(split: Split) -> None:
     assert [version for version, _ in shares] == sorted((v for v, _ in shares), reverse=True)
 
 
-@UNHURRIED
 @given(splits(), st.text(max_size=50))
 def test_a_choice_is_sticky_and_says_its_share(split: Split, unit: str) -> None:
     choice = choose_version(split, unit, NOW)
@@ -80,14 +77,13 @@ def test_a_choice_is_sticky_and_says_its_share(split: Split, unit: str) -> None:
     assert 0 <= choice.bucket < WHOLE
 
 
-@UNHURRIED
 @given(splits(), st.text(max_size=50))
 def test_an_arm_that_has_ended_is_never_chosen(split: Split, unit: str) -> None:
     ended = {arm.version for arm in split.arms if arm.valid_until and arm.valid_until <= NOW}
     assert choose_version(split, unit, NOW).version not in ended
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(splits())
 def test_traffic_is_as_the_weights_say(split: Split) -> None:
     counted = Counter(chosen(split).values())
@@ -98,7 +94,7 @@ def test_traffic_is_as_the_weights_say(split: Split) -> None:
         assert abs(counted[version] / len(UNITS) - expected) <= tolerance
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, WHOLE), st.integers(0, WHOLE))
 def test_a_growing_canary_keeps_its_units(one: int, other: int) -> None:
     small, large = sorted((one, other))
@@ -106,7 +102,7 @@ def test_a_growing_canary_keeps_its_units(one: int, other: int) -> None:
     assert all(after[unit] == 2 for unit in UNITS if before[unit] == 2)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(50, WHOLE - 1), st.integers(0, 100))
 def test_a_canary_that_nobody_renews_gives_its_range_back(weight: int, late_s: int) -> None:
     end = NOW + timedelta(seconds=10)
@@ -118,7 +114,6 @@ def test_a_canary_that_nobody_renews_gives_its_range_back(weight: int, late_s: i
     assert renewed == before
 
 
-@UNHURRIED
 @given(splits(), st.frozensets(st.integers(1, 6)), st.text(max_size=50))
 def test_a_version_that_cannot_be_served_gives_its_range_away(
     split: Split, unavailable: frozenset[int], unit: str

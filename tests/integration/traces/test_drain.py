@@ -159,7 +159,6 @@ async def test_an_empty_segment_goes(house: Database, tmp_path: Path) -> None:
 
 few = settings(
     max_examples=8,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dspex_ray.core.canonical import content_hash
@@ -80,7 +80,6 @@ def test_csv_in_any_pieces(cells: list[tuple[str, str]], piece: int, quoting: An
     assert [field.name for field in found.fields] == ["question", "answer, with a comma"]
 
 
-@settings(deadline=None)  # the first example imports pyarrow's reader
 @given(rows=st.lists(st.tuples(CELL, st.integers(-9, 9) | st.none()), min_size=1, max_size=20))
 def test_parquet(rows: list[tuple[str, int | None]]) -> None:
     values = [{"q": text, "n": number, "tags": [text]} for text, number in rows]

@@ -56,7 +56,7 @@ async def asked(method: Any, *arguments: Any) -> Any:
     return answer
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=40))
 def test_each_result_comes_to_its_sender(items: list[int]) -> None:
     async def run() -> tuple[list[str], int]:

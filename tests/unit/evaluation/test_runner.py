@@ -163,7 +163,7 @@ async def test_what_ends_a_run_is_no_result(threads: Executor) -> None:
 
 
 @given(seed=st.integers(0, 1000), count=st.integers(1, 25), at_once=st.integers(1, 30))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_the_same_as_one_after_the_other(seed: int, count: int, at_once: int) -> None:
     """Whatever each takes, and some of them failing."""
     rng = random.Random(seed)

@@ -105,7 +105,7 @@ def test_figures_that_are_no_numbers_are_left_out() -> None:
     assert importance(kept + odd, SPACE) == importance(kept, SPACE)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(spaces(), st.integers(0, 99), st.lists(st.integers(0, 3), min_size=12, max_size=12))
 def test_shares_are_of_one(space: Space, seed: int, figures: list[int]) -> None:
     try:

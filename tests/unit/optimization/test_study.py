@@ -63,7 +63,7 @@ def study(space: Space, seed: int = 0, sampler: Any = "portfolio", **options: An
         raise
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(spaces(), seeds, samplers)
 def test_what_is_asked_is_valid_and_new(space: Space, seed: int, sampler: SamplerName) -> None:
     asked = told(study(space, seed, sampler), 3, 7)
@@ -73,7 +73,7 @@ def test_what_is_asked_is_valid_and_new(space: Space, seed: int, sampler: Sample
     assert all(parent < p.number for p in asked for parent in p.parents)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(spaces(finite=True), seeds, samplers)
 def test_a_finite_space_is_asked_to_its_end(space: Space, seed: int, sampler: SamplerName) -> None:
     try:
@@ -85,7 +85,7 @@ def test_a_finite_space_is_asked_to_its_end(space: Space, seed: int, sampler: Sa
     assert sorted(content_hash(p.configuration) for p in asked) == sorted(map(content_hash, whole))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(spaces(), seeds, samplers)
 def test_the_order_of_telling_changes_nothing(
     space: Space, seed: int, sampler: SamplerName
@@ -174,7 +174,7 @@ def test_more_is_asked_before_all_is_told() -> None:
     assert len({content_hash(p.configuration) for p in [*first, *again]}) == 24
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.none() | st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=20),
     st.booleans(),

@@ -40,7 +40,7 @@ def sampled(space: Space, seed: int, n: int = 2) -> list[Configuration]:
         raise
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(spaces(), seeds)
 def test_children_are_valid(space: Space, seed: int) -> None:
     one, other = sampled(space, seed)
@@ -50,14 +50,14 @@ def test_children_are_valid(space: Space, seed: int) -> None:
         assert child is None or check(space, child).valid
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(spaces(), seeds)
 def test_what_is_valid_needs_no_repair(space: Space, seed: int) -> None:
     (one,) = sampled(space, seed, 1)
     assert repaired(space, one, np.random.default_rng(seed)) == one
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(spaces(), seeds)
 def test_the_same_stream_makes_the_same_child(space: Space, seed: int) -> None:
     one, other = sampled(space, seed)

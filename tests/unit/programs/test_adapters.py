@@ -6,7 +6,7 @@ from typing import Any
 
 import dspy
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dspex_ray.programs.adapters import FieldReader, adapter_for, field_reader
@@ -104,7 +104,6 @@ def cut(draw: st.DrawFn, text: str) -> list[str]:
 _values = st.text(alphabet='ab [#]\n"\\{},:é😀`', max_size=30).filter(lambda v: "## ]]" not in v)
 
 
-@settings(deadline=None)
 @given(_values, _values, st.data())
 def test_chat_fields_stream_whole_however_they_are_cut(a: str, b: str, data: st.DataObject) -> None:
     text = "thinking\n" + chat_answer(a=a, other=3, b=b)
@@ -113,7 +112,6 @@ def test_chat_fields_stream_whole_however_they_are_cut(a: str, b: str, data: st.
     assert read(field_reader(AdapterName.CHAT, ["a", "b"]), pieces) == expected
 
 
-@settings(deadline=None)
 @given(_values, _values, st.booleans(), st.data())
 def test_json_fields_stream_whole_however_they_are_cut(
     a: str, b: str, ascii_only: bool, data: st.DataObject

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dspex_ray.core.errors import Invalid
@@ -58,7 +58,6 @@ def imported_with(state: Any) -> ImportArtifact:
     )
 
 
-@settings(deadline=None)
 @given(_json.map(artifact_with) | _json.map(imported_with))
 def test_round_trip_is_lossless(artifact: Artifact) -> None:
     payload = json.loads(json.dumps(artifact_payload(artifact)))

@@ -234,13 +234,12 @@ def configurations(names: tuple[str, ...], modules: bool) -> st.SearchStrategy[C
     return st.fixed_dictionaries({}, optional=values)
 
 
-@settings(deadline=None)
 @given(configurations(("draft", "judge"), modules=True))
 def test_what_was_applied_is_read_back(configuration: Configuration) -> None:
     check_read_back(two(), configuration, ("draft", "judge"))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(configurations(("draft", "judge.predict"), modules=False))
 def test_what_was_applied_to_a_class_is_read_back(configuration: Configuration) -> None:
     check_read_back(a_class(), configuration, ("draft", "judge.predict"))

@@ -208,14 +208,13 @@ def signatures(draw: st.DrawFn) -> SignatureSpec:
     return make_signature(fields[:cut], fields[cut:])
 
 
-@settings(deadline=None)
 @given(signatures())
 def test_what_is_rendered_parses_back(spec: SignatureSpec) -> None:
     assert parse_signature(render_signature(spec)) == spec
     assert signature_from(spec.model_dump(mode="json")) == spec
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text(alphabet="ab:=?,->'\"[](){}| \n\\1_", max_size=30))
 def test_no_text_breaks_the_parser(text: str) -> None:
     try:

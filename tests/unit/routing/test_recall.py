@@ -301,7 +301,7 @@ _parts = st.one_of(
 
 
 @given(st.lists(_parts, min_size=1, max_size=4), st.booleans())
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_what_is_replayed_is_what_was_answered(parts: list[Any], stream: bool) -> None:
     calls = any(isinstance(part, lm15.ToolCallPart) for part in parts)
     answered = replace(
@@ -416,7 +416,7 @@ _requests = st.builds(
 
 
 @given(_requests, _requests)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_two_requests_meet_exactly_when_they_are_equal(one: Any, other: Any) -> None:
     async def hit() -> bool:
         caller = Caller(response("1"), response("2"))

@@ -124,7 +124,7 @@ def test_a_torn_end_is_counted_and_the_rest_is_read(tmp_path: Path, cut: int) ->
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_changed_byte_costs_at_most_two_records(
     tmp_path_factory: pytest.TempPathFactory, place: int, change: int
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dspex_ray.core.errors import Invalid
@@ -205,7 +205,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["a", "b", "temperature", ""]), json_values), json_values)
 def test_whatever_is_declared_is_a_space_or_invalid(written: dict[str, Any], rule: Any) -> None:
     try:

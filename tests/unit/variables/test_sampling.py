@@ -24,7 +24,7 @@ def space_of(text: str, constraints: str = "[]") -> Space:
     return declared(yaml.safe_load(text), yaml.safe_load(constraints))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(spaces(), ANY, st.integers(1, 12), st.integers(0, 99))
 def test_every_sample_is_valid_or_there_is_none(
     space: Space, method: SamplingMethod, n: int, seed: int
@@ -47,7 +47,7 @@ def test_every_sample_is_valid_or_there_is_none(
     assert sample(space, ask) == found
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(spaces(finite=True))
 def test_a_grid_holds_each_valid_configuration_exactly_once(space: Space) -> None:
     """Against the definition: all combinations of all values, valid and active."""

@@ -17,7 +17,7 @@ from dspex_ray.variables.model import Space
 from tests.unit.variables.spaces import spaces
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(spaces())
 def test_a_space_comes_back_from_json_and_yaml_as_it_was(space: Space) -> None:
     for back in (from_json(to_json(space)), from_yaml(to_yaml(space))):
@@ -33,7 +33,7 @@ def test_any_text_comes_back_from_yaml(text: str) -> None:
     assert ("grün" in to_yaml(space)) == (text == "grün")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(spaces())
 def test_the_order_of_keys_is_no_content(space: Space) -> None:
     shuffled = load_space(json.loads(json.dumps(json.loads(to_json(space)), sort_keys=True)))
@@ -41,7 +41,7 @@ def test_the_order_of_keys_is_no_content(space: Space) -> None:
     assert [leaf.path for leaf in shuffled.leaves()] == [leaf.path for leaf in space.leaves()]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(spaces())
 def test_what_a_variable_needs_comes_before_it(space: Space) -> None:
     done: set[str] = set()

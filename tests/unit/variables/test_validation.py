@@ -164,7 +164,7 @@ def test_a_condition_without_its_variable_cannot_be_told() -> None:
     assert total.holds({"a": 0.1}) is None
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(spaces(finite=True))
 def test_the_figures_of_a_finite_space_are_counted(space: Space) -> None:
     found = figures(space)
