@@ -16,7 +16,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 _RETRY_S = 0.5
-LINGER_S = 0.05  #: for results: a process that is killed loses no more of them than those
+LINGER_S = 0.05  #: for results: what a killed process had measured and not written runs again
 
 
 class Batches(Generic[T]):

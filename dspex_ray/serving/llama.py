@@ -105,8 +105,6 @@ class LlamaModel:
         if refusal is not None:
             yield refusal
             return
-        if not self._options.thinks:
-            body = _without_blanks(body)
         chunks: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         stopped = Event()
         loop = asyncio.get_running_loop()
@@ -153,6 +151,7 @@ class LlamaModel:
 
         try:
             if not stopped.is_set():
+                body = body if self._options.thinks else _without_blanks(body)
                 self._server.handle_chat_completions(body, take)
         except (TypeError, ValueError) as error:
             emit(_error(str(error), 400))

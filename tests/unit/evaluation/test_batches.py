@@ -42,7 +42,8 @@ async def test_what_comes_soon_after_the_first_is_written_with_it() -> None:
     lingering = Batches(write, linger_s=0.05)
     for number in range(3):
         lingering.put(number)
-        await asyncio.sleep(0.001)
+        for _ in range(3):  # without lingering it would have been written by then
+            await asyncio.sleep(0)
     await asyncio.wait_for(first.wait(), 10)
     assert written == [[0, 1, 2]]
     await lingering.close()

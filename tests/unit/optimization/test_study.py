@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 from dspex_ray.core.canonical import content_hash
 from dspex_ray.core.errors import Invalid
 from dspex_ray.core.objectives import Limit, Objective
+from dspex_ray.optimization.design import neighbours
 from dspex_ray.optimization.front import HypervolumeMark
 from dspex_ray.optimization.portfolio import ARMS, arm_shares
 from dspex_ray.optimization.samplers import Scene, Told
 from dspex_ray.optimization.study import SAMPLERS, Proposal, SamplerName, Study
 from dspex_ray.stats import pareto
+from dspex_ray.variables import sampling
+from dspex_ray.variables.conditions import same
 from dspex_ray.variables.declare import declared
 from dspex_ray.variables.model import Configuration, Space
 from dspex_ray.variables.rules import TooMany, check, every
@@ -114,6 +117,21 @@ def test_the_start_comes_first_then_sobol_then_the_sampler(sampler: SamplerName)
         "portfolio": set(ARMS),
     }
     assert {p.made_by for p in asked[5:]} <= made[sampler]
+
+
+@settings(max_examples=25)
+@given(spaces(), seeds)
+def test_a_neighbour_is_valid_and_one_choice_away(space: Space, seed: int) -> None:
+    try:
+        (start,) = sampling.random(space, 1, seed)
+    except Invalid:
+        assume(False)
+        raise
+    for draft in neighbours(space, start):
+        found = draft.configuration
+        assert check(space, found).valid
+        assert found.keys() == start.keys()
+        assert sum(not same(found[path], start[path]) for path in start) == 1
 
 
 def test_a_starts_neighbours_come_next_the_variables_in_turn() -> None:
